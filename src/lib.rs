@@ -1,0 +1,3 @@
+//! Fanfare: a SIP event-notification publisher for server clusters.
+
+pub mod wire;

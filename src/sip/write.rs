@@ -415,7 +415,6 @@ pub fn reason_phrase(status: u16) -> &'static str {
         482 => "Loop Detected",
         483 => "Too Many Hops",
         489 => "Bad Event",
-        500 => "Server Internal Error",
         501 => "Not Implemented",
         503 => "Service Unavailable",
         505 => "Version Not Supported",

@@ -1,3 +1,4 @@
 //! Fanfare: a SIP event-notification publisher for server clusters.
 
+pub mod io;
 pub mod wire;

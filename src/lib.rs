@@ -1,5 +1,7 @@
 //! Fanfare: a SIP event-notification publisher for server clusters.
 
 pub mod info;
+pub mod io;
+pub mod notifier;
 pub mod sip;
 pub mod wire;

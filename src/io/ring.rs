@@ -1,0 +1,412 @@
+//! Datagrams by io_uring: one ring a shard, multishot receive into lent buffers, sends in batches, one enter a turn.
+//! Knows neither SIP nor other threads; the thread that opened the ring is the only one that may use it.
+
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::mem;
+use std::net::UdpSocket;
+use std::os::fd::{AsFd, AsRawFd};
+use std::time::Duration;
+
+use io_uring::types::{Fixed, RecvMsgOut, SubmitArgs, Timespec};
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+use super::address;
+use super::ancillary;
+use super::buffers::{Buffers, GROUP};
+use super::outgoing::Outgoing;
+use super::waker::Sleeper;
+use super::{RECEIVED_PER_TURN, Received, Turn, Unavailable};
+use crate::wire::Datagram;
+
+/// Sends that one enter takes.
+const SUBMISSIONS: u32 = 1024;
+/// More than the submissions, the buffers and the sockets can bring at once, so that the queue never overflows.
+const COMPLETIONS: u32 = 4096;
+/// Receive buffers of a ring.
+const BUFFERS: u16 = 512;
+/// Completions worth waking up for before `MIN_WAIT` is over.
+const WORTH_WAKING: usize = 64;
+/// How long the kernel gathers completions before a single one ends the wait. So long may a datagram wait that follows
+/// close on the turn's begin; one that finds the shard asleep for longer is handed over at once.
+const MIN_WAIT: Duration = Duration::from_micros(200);
+/// The same while sends and answers fill the turns: then the answers of one turn are there before the next is written.
+const MIN_WAIT_BUSY: Duration = Duration::from_micros(50);
+/// Datagrams received in one turn that make it a busy one.
+const BUSY: u32 = 32;
+/// No wait is longer; the caller's loop goes round.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+
+const SEND: u64 = 1 << 32;
+const RECEIVE: u64 = 2 << 32;
+const WAKE: u64 = 3 << 32;
+const KIND: u64 = !0 << 32;
+
+/// A socket's multishot receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Receive {
+    /// The kernel has it.
+    Armed,
+    /// It ended as it may, and goes on at once.
+    Ended,
+    /// It met an error, and is tried again in the next turn.
+    Failed,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    socket: u16,
+    buffer: u16,
+    len: u32,
+}
+
+/// A ring with what it was lent for its life. Dropped before all else that the kernel may look at.
+struct Base {
+    ring: IoUring,
+    buffers: Buffers,
+}
+
+impl Base {
+    /// DEFER_TASKRUN (6.1) is the youngest feature needed: a kernel that has it has multishot RecvMsg (6.0) and rings of
+    /// provided buffers (5.19) too.
+    fn open(sockets: &[UdpSocket], sleeper: &Sleeper, buffers: u16) -> io::Result<Base> {
+        let ring = IoUring::builder()
+            .dontfork()
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .setup_taskrun_flag()
+            .setup_submit_all()
+            .setup_cqsize(COMPLETIONS)
+            .build(SUBMISSIONS)?;
+        let mut files: Vec<i32> = Vec::with_capacity(sockets.len() + 1);
+        for socket in sockets {
+            // With O_NONBLOCK the ring would report EAGAIN where it is to wait.
+            socket.set_nonblocking(false)?;
+            files.push(socket.as_raw_fd());
+        }
+        files.push(sleeper.as_fd().as_raw_fd());
+        ring.submitter().register_files(&files)?;
+        // SAFETY: `drop` below cancels all requests and takes the buffers back before it drops them.
+        let buffers = unsafe { Buffers::lend(&ring, buffers) }?;
+        Ok(Base { ring, buffers })
+    }
+}
+
+impl Drop for Base {
+    fn drop(&mut self) {
+        let everything = types::CancelBuilder::any();
+        let submitter = self.ring.submitter();
+        // Nothing to cancel is an error too; a ring that is closed next needs none of these answers.
+        let _ = submitter.register_sync_cancel(None, everything);
+        let _ = submitter.unregister_buf_ring(GROUP);
+    }
+}
+
+/// A ring and its sockets.
+pub(super) struct Ring {
+    base: Base,
+    /// What the kernel leaves room for before a payload: address and control messages.
+    shape: Box<libc::msghdr>,
+    sockets: Vec<UdpSocket>,
+    receives: Vec<Receive>,
+    drops: Vec<u32>,
+    sleeper: Sleeper,
+    watching_waker: bool,
+    outgoing: Outgoing,
+    /// Sends whose buffers the kernel holds.
+    lent: usize,
+    arrivals: Vec<Arrival>,
+    gathers: bool,
+    busy: bool,
+    broken: bool,
+}
+
+impl fmt::Debug for Ring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ring")
+            .field("descriptor", &self.base.ring.as_raw_fd())
+            .field("sockets", &self.sockets)
+            .field("buffers", &self.base.buffers)
+            .field("lent", &self.lent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What `Ring::open` hands back where there is no io_uring, for another way to be tried.
+pub(super) type Refusal = (Unavailable, Vec<UdpSocket>, Sleeper);
+
+impl Ring {
+    pub fn open(sockets: Vec<UdpSocket>, sleeper: Sleeper, gso: bool) -> Result<Ring, Refusal> {
+        Ring::with_buffers(sockets, sleeper, gso, BUFFERS)
+    }
+
+    fn with_buffers(
+        sockets: Vec<UdpSocket>,
+        sleeper: Sleeper,
+        gso: bool,
+        buffers: u16,
+    ) -> Result<Ring, Refusal> {
+        let base = match Base::open(&sockets, &sleeper, buffers) {
+            Ok(base) => base,
+            Err(error) => return Err((Unavailable::from_setup(&error), sockets, sleeper)),
+        };
+        // SAFETY: a msghdr is integers and pointers, for which zero is a value.
+        let mut shape: Box<libc::msghdr> = Box::new(unsafe { mem::zeroed() });
+        shape.msg_namelen = address::ROOM as u32;
+        shape.msg_controllen = ancillary::ROOM as _;
+        Ok(Ring {
+            gathers: base.ring.params().is_feature_min_timeout(),
+            base,
+            shape,
+            receives: vec![Receive::Ended; sockets.len()],
+            drops: vec![0; sockets.len()],
+            outgoing: Outgoing::new(sockets.len(), gso),
+            sockets,
+            sleeper,
+            watching_waker: false,
+            lent: 0,
+            arrivals: Vec::new(),
+            busy: false,
+            broken: false,
+        })
+    }
+
+    pub fn turn(
+        &mut self,
+        batch: &[Datagram],
+        wait: Duration,
+        receive: &mut dyn FnMut(Received<'_>),
+    ) -> io::Result<Turn> {
+        if self.broken {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        // Sends that are written to the ring and were not taken would be taken with the next turn, when the batch is gone.
+        self.broken = true;
+        let mut turn = Turn::default();
+        for state in &mut self.receives {
+            if *state == Receive::Failed {
+                *state = Receive::Ended;
+            }
+        }
+        self.arm(&mut turn)?;
+        self.send(batch, &mut turn)?;
+        self.wait(wait, &mut turn)?;
+        turn.woken = self.sleeper.get_up();
+        self.broken = false;
+        self.receive(&mut turn, receive)?;
+        self.busy = turn.received >= BUSY;
+        Ok(turn)
+    }
+
+    /// Writes all sends to the ring. Where nothing of them can fail in a way that asks for more sends, the last slice is
+    /// submitted by the enter that waits.
+    fn send(&mut self, batch: &[Datagram], turn: &mut Turn) -> io::Result<()> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.outgoing.plan(batch);
+        self.write_sends(turn)?;
+        if self.outgoing.has_joined() {
+            self.settle_all(turn)?;
+            if self.outgoing.plan_again(batch) {
+                self.write_sends(turn)?;
+                self.settle_all(turn)?;
+            }
+            self.outgoing.close();
+        }
+        Ok(())
+    }
+
+    fn write_sends(&mut self, turn: &mut Turn) -> io::Result<()> {
+        for number in 0..self.outgoing.len() {
+            let socket = Fixed(u32::from(self.outgoing.socket(number)));
+            let header = &raw const self.outgoing.headers()[number].msg_hdr;
+            let send = opcode::SendMsg::new(socket, header)
+                .flags(libc::MSG_DONTWAIT as u32)
+                .build()
+                .user_data(SEND | number as u64);
+            self.push(&send, turn)?;
+            self.lent += 1;
+        }
+        Ok(())
+    }
+
+    /// Submits what is written and reaps until no send is left with the kernel. With MSG_DONTWAIT none can linger.
+    fn settle_all(&mut self, turn: &mut Turn) -> io::Result<()> {
+        while self.lent > 0 {
+            self.enter(self.lent, &SubmitArgs::new())?;
+            self.reap(turn)?;
+        }
+        Ok(())
+    }
+
+    /// The enter of the turn: submits what is written, and waits.
+    fn wait(&mut self, wait: Duration, turn: &mut Turn) -> io::Result<()> {
+        let sleeps = !wait.is_zero() && self.arrivals.is_empty() && self.sleeper.lie_down();
+        if sleeps {
+            let wait = wait.min(WAIT_MAX);
+            let limit = Timespec::from(wait);
+            let args = SubmitArgs::new().timespec(&limit);
+            if self.gathers {
+                let gather = if self.busy { MIN_WAIT_BUSY } else { MIN_WAIT };
+                let args = args.min_wait_usec(gather.min(wait).as_micros() as u32);
+                self.enter(self.lent + WORTH_WAKING, &args)?;
+            } else {
+                self.enter(self.lent + 1, &args)?;
+            }
+        } else {
+            self.enter(self.lent, &SubmitArgs::new())?;
+        }
+        self.reap(turn)?;
+        self.settle_all(turn)
+    }
+
+    /// Hands over what has arrived, and goes on until the sockets are empty or the turn has had its fill.
+    fn receive(
+        &mut self,
+        turn: &mut Turn,
+        receive: &mut dyn FnMut(Received<'_>),
+    ) -> io::Result<()> {
+        for _ in 0..RECEIVED_PER_TURN {
+            self.hand_over(turn, receive);
+            let more =
+                self.base.ring.submission().taskrun() || self.receives.contains(&Receive::Ended);
+            if !more || turn.received >= RECEIVED_PER_TURN {
+                break;
+            }
+            self.arm(turn)?;
+            self.enter(0, &SubmitArgs::new())?;
+            self.reap(turn)?;
+        }
+        self.hand_over(turn, receive);
+        Ok(())
+    }
+
+    fn hand_over(&mut self, turn: &mut Turn, receive: &mut dyn FnMut(Received<'_>)) {
+        if self.arrivals.is_empty() {
+            return;
+        }
+        for arrival in self.arrivals.drain(..) {
+            let filled = self
+                .base
+                .buffers
+                .filled(arrival.buffer, arrival.len as usize);
+            match RecvMsgOut::parse(filled, &self.shape) {
+                Ok(message) => {
+                    if let Some(drops) = ancillary::overflow(message.control_data()) {
+                        let before =
+                            mem::replace(&mut self.drops[usize::from(arrival.socket)], drops);
+                        turn.overflowed += u64::from(drops.wrapping_sub(before));
+                    }
+                    match address::parse(message.name_data()) {
+                        Some(peer) if !message.is_payload_truncated() => {
+                            turn.received += 1;
+                            receive(Received {
+                                socket: arrival.socket,
+                                peer,
+                                bytes: message.payload_data(),
+                            });
+                        }
+                        _ => turn.truncated += 1,
+                    }
+                }
+                Err(()) => turn.truncated += 1,
+            }
+            self.base.buffers.give_back(arrival.buffer);
+        }
+        self.base.buffers.publish();
+    }
+
+    /// Asks again for what has ended: the receive of a socket, the watch on the waker.
+    fn arm(&mut self, turn: &mut Turn) -> io::Result<()> {
+        for socket in 0..self.receives.len() {
+            if self.receives[socket] != Receive::Ended {
+                continue;
+            }
+            let receive = opcode::RecvMsgMulti::new(Fixed(socket as u32), &*self.shape, GROUP)
+                .build()
+                .user_data(RECEIVE | socket as u64);
+            self.push(&receive, turn)?;
+            self.receives[socket] = Receive::Armed;
+        }
+        if !self.watching_waker {
+            let event = Fixed(self.sockets.len() as u32);
+            let watch = opcode::PollAdd::new(event, libc::POLLIN as u32)
+                .multi(true)
+                .build()
+                .user_data(WAKE);
+            self.push(&watch, turn)?;
+            self.watching_waker = true;
+        }
+        Ok(())
+    }
+
+    /// Writes one request to the ring, and has the kernel take what is there if there is no room.
+    fn push(&mut self, request: &squeue::Entry, turn: &mut Turn) -> io::Result<()> {
+        // SAFETY: a send points to headers and payloads that `send` laid out from the batch, and `turn` does not return
+        // to the batch's owner before the kernel has completed every send (`settle_all`), or else never submits again
+        // (`broken`). A receive points to `shape`, which lives in a box until `drop` has cancelled everything.
+        while unsafe { self.base.ring.submission().push(request) }.is_err() {
+            self.enter(0, &SubmitArgs::new())?;
+            self.reap(turn)?;
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, want: usize, args: &SubmitArgs<'_, '_>) -> io::Result<()> {
+        match self.base.ring.submitter().submit_with_args(want, args) {
+            Ok(_) => Ok(()),
+            // The time is over, a signal came, or the kernel is short of memory or of completion entries: reap and go on.
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ETIME | libc::EINTR | libc::EAGAIN | libc::EBUSY) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    fn reap(&mut self, turn: &mut Turn) -> io::Result<()> {
+        let mut fatal = None;
+        for completion in self.base.ring.completion() {
+            let number = (completion.user_data() & !KIND) as usize;
+            let result = completion.result();
+            match completion.user_data() & KIND {
+                SEND => {
+                    self.lent -= 1;
+                    self.outgoing.settle(number, result, turn);
+                }
+                RECEIVE => {
+                    let ended = !cqueue::more(completion.flags());
+                    if ended {
+                        self.receives[number] = Receive::Ended;
+                    }
+                    if let Some(buffer) = cqueue::buffer_select(completion.flags()) {
+                        self.arrivals.push(Arrival {
+                            socket: number as u16,
+                            buffer,
+                            len: result.max(0) as u32,
+                        });
+                    } else if -result == libc::ENOBUFS {
+                        turn.enobufs += 1;
+                    } else if result < 0 {
+                        self.receives[number] = Receive::Failed;
+                        if is_lasting(-result) {
+                            fatal = Some(io::Error::from_raw_os_error(-result));
+                        }
+                    }
+                }
+                _ => self.watching_waker = cqueue::more(completion.flags()),
+            }
+        }
+        fatal.map_or(Ok(()), Err)
+    }
+}
+
+/// Errors of a receive that the next try would meet again.
+fn is_lasting(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT | libc::EOPNOTSUPP
+    )
+}

@@ -1,0 +1,290 @@
+//! Answers to our NOTIFYs, and what becomes of the subscription (RFC 3261 17.1.2, RFC 6665 4.2.2). Knows no document.
+
+use super::handle::Handle;
+use super::subscription::{Offer, Owed, Phase, Text, Transaction};
+use super::target::{NextHop, contact_uri};
+use super::{Notifier, Outbox};
+use crate::sip::answer::{Answer, answer};
+use crate::sip::header::{Event, NameAddr};
+use crate::sip::request::Request;
+use crate::sip::uri::SipUri;
+use crate::wire::{Flow, Transport};
+
+use super::requests::Refusal;
+
+/// The fifth failure in a row ends a subscription that is otherwise kept.
+const FAILURES_MOST: u8 = 5;
+const RETRY_MOST_S: u64 = 32;
+
+impl Notifier {
+    pub(super) fn answer(&mut self, now_ms: u64, flow: Flow, bytes: &[u8], out: &mut Outbox) {
+        let Ok(answer) = answer(bytes) else {
+            self.counters.garbage += 1;
+            return;
+        };
+        // RFC 3261 17.1.3: a response matches by the top Via's branch and the CSeq method.
+        let Some((handle, cseq)) =
+            Handle::from_branch(answer.branch, &self.key).filter(|_| answer.method == b"NOTIFY")
+        else {
+            self.counters.late_answers += 1;
+            return;
+        };
+        if handle.shard != self.shard {
+            if handle.shard < self.settings.shards {
+                self.hand_over(handle.shard, flow, bytes, out);
+            }
+            return;
+        }
+        let outstanding = self.slots.find(handle).is_some_and(|subscription| {
+            subscription.transaction.is_some() && subscription.cseq == cseq
+        });
+        if !outstanding || answer.cseq != cseq {
+            self.counters.late_answers += 1;
+            return;
+        }
+        if answer.status < 200 {
+            if let Some(transaction) = &mut self.slots.get_mut(handle.slot).transaction {
+                transaction.proceeding = true;
+            }
+            return;
+        }
+        if let Some(transaction) = self.close_transaction(handle.slot, now_ms, true) {
+            self.answered(now_ms, handle.slot, transaction, &answer);
+        }
+    }
+
+    fn answered(&mut self, now_ms: u64, slot: u32, transaction: Transaction, answer: &Answer<'_>) {
+        if answer.status < 300 {
+            self.counters.acknowledged += 1;
+        } else {
+            self.counters.rejected += 1;
+        }
+        match answer.status {
+            _ if transaction.last => self.end(slot, now_ms),
+            200..=299 => self.acknowledged(now_ms, slot, transaction, answer),
+            // RFC 6665 4.2.2: these end the subscription; 401 and 407 too, for we hold no credentials, and 408 as
+            // Timer F would.
+            401 | 404 | 405 | 407 | 408 | 410 | 416 | 480..=485 | 489 | 501 | 604 => {
+                self.counters.removed += 1;
+                self.end(slot, now_ms);
+            }
+            _ => self.failed(now_ms, slot, answer.retry_after),
+        }
+    }
+
+    fn acknowledged(
+        &mut self,
+        now_ms: u64,
+        slot: u32,
+        transaction: Transaction,
+        answer: &Answer<'_>,
+    ) {
+        let subscription = self.slots.get_mut(slot);
+        subscription.failures = 0;
+        let hop = subscription.hop;
+        if !std::mem::replace(&mut subscription.flags.proven, true) {
+            self.prove(hop);
+        }
+        let subscription = self.slots.get_mut(slot);
+        match transaction.offer {
+            Offer::View(view) => subscription.acked = view,
+            Offer::Nothing => subscription.acked = 0,
+            Offer::Part => {
+                // The next part goes out after the former's 2xx.
+                if let Some(progress) = &mut subscription.set {
+                    progress.next += 1;
+                }
+                return self.queue_due(slot);
+            }
+        }
+        self.leave_set(slot);
+        if let Some(event) = answer.event {
+            self.adopt_rates(slot, event);
+        }
+        if let Some(contact) = answer.contact {
+            self.adopt_target(now_ms, slot, contact);
+        }
+        if matches!(self.slots.get(slot).phase, Phase::Ending { .. }) {
+            return self.queue_due(slot);
+        }
+        self.arm(slot, now_ms);
+    }
+
+    /// RFC 6446 5.2: the subscriber may change its rates in a 2xx to NOTIFY; one without Event changes nothing.
+    fn adopt_rates(&mut self, slot: u32, event: &[u8]) {
+        let Some(event) = Event::parse(event) else {
+            return;
+        };
+        let subscription = self.slots.get_mut(slot);
+        if event.max_rate.is_some() {
+            subscription.max_rate = event.max_rate;
+        }
+        if event.min_rate.is_some() {
+            subscription.min_rate = event.min_rate;
+        }
+    }
+
+    /// RFC 3261 12.2.1.2: a 2xx to a target refresh request replaces the remote target by its Contact. The new one has
+    /// still to prove that it wants NOTIFYs, so it gets one at once.
+    fn adopt_target(&mut self, now_ms: u64, slot: u32, contact: &[u8]) {
+        let Some(contact) = NameAddr::parse(contact) else {
+            return;
+        };
+        let subscription = self.slots.get(slot);
+        if contact.uri == subscription.dialog.text(Text::Target) {
+            return;
+        }
+        let Ok(uri) = contact_uri(&contact) else {
+            return;
+        };
+        let flow = self.hops.flow(subscription.hop);
+        let routes = subscription.dialog.text(Text::Routes);
+        let Ok(NextHop::At(hop)) = self.next_hop(now_ms, flow, routes, &uri) else {
+            return;
+        };
+        self.move_to(slot, hop, contact.uri);
+        let subscription = self.slots.get_mut(slot);
+        if !subscription.flags.proven {
+            subscription.owed = Owed::Full;
+            subscription.retry_ms = now_ms;
+            self.queue_first(slot);
+        }
+    }
+
+    /// Where a refresh's Contact sends NOTIFYs from now on, if it is another.
+    pub(super) fn moved_target(
+        &self,
+        now_ms: u64,
+        flow: Flow,
+        slot: u32,
+        request: &Request<'_, '_>,
+    ) -> Result<Option<NextHop>, Refusal> {
+        let dialog = &self.slots.get(slot).dialog;
+        let Some(contact) = request.contact else {
+            return Ok(None);
+        };
+        let current = self.hops.flow(self.slots.get(slot).hop);
+        // A refresh by another connection moves the dialog there even if its Contact stays.
+        if contact.uri == dialog.text(Text::Target) && current.connection == flow.connection {
+            return Ok(None);
+        }
+        let uri = contact_uri(&contact)?;
+        self.next_hop(now_ms, flow, dialog.text(Text::Routes), &uri)
+            .map(Some)
+    }
+
+    pub(super) fn retarget(&mut self, slot: u32, hop: Flow, request: &Request<'_, '_>) {
+        if let Some(contact) = request.contact {
+            self.move_to(slot, hop, contact.uri);
+        }
+    }
+
+    /// Moves a dialog to another target; another next hop has to prove itself anew.
+    fn move_to(&mut self, slot: u32, flow: Flow, target: &[u8]) {
+        let former = self.slots.get(slot).hop;
+        let moved = self.hops.flow(former) != flow;
+        let dialog = self.slots.get(slot).dialog.with_target(target);
+        self.slots.get_mut(slot).dialog = dialog;
+        if !moved {
+            return;
+        }
+        self.release_window(slot);
+        if !self.slots.get(slot).flags.proven {
+            self.prove(former);
+        }
+        self.leave_hop(former, slot);
+        let hop = self.enter_hop(flow, slot);
+        *self
+            .unproven
+            .entry(Self::network(flow.peer.ip()))
+            .or_default() += 1;
+        let subscription = self.slots.get_mut(slot);
+        subscription.hop = hop;
+        subscription.listener = flow.local;
+        subscription.flags.proven = false;
+    }
+
+    /// A NOTIFY that failed without ending the subscription: it is tried again, in full, after Retry-After or after
+    /// 1, 2, 4 ... 32 s.
+    pub(super) fn failed(&mut self, now_ms: u64, slot: u32, retry_after_s: Option<u32>) {
+        self.leave_set(slot);
+        let subscription = self.slots.get_mut(slot);
+        subscription.failures += 1;
+        if subscription.failures == FAILURES_MOST {
+            self.counters.removed += 1;
+            return self.end(slot, now_ms);
+        }
+        let backoff_s = (1 << (subscription.failures - 1)).min(RETRY_MOST_S);
+        subscription.retry_ms = now_ms + retry_after_s.map_or(backoff_s, u64::from) * 1_000;
+        subscription.owed = Owed::Full;
+        (subscription.acked, subscription.told) = (0, 0);
+        if matches!(subscription.phase, Phase::Ending { .. }) {
+            // The last NOTIFY is not worth a wait.
+            return self.end(slot, now_ms);
+        }
+        self.arm(slot, now_ms);
+    }
+
+    /// Timer F (RFC 3261 17.1.2.2): the subscriber is gone (RFC 6665 4.2.2).
+    pub(super) fn timed_out(&mut self, now_ms: u64, slot: u32) {
+        self.counters.timeouts += 1;
+        if self.slots.get(slot).phase == Phase::Active {
+            self.counters.removed += 1;
+        }
+        self.end(slot, now_ms);
+    }
+
+    /// A connection closed: what used it goes to the Contact from now on, over a connection of its own.
+    pub fn disconnected(&mut self, now_ms: u64, flow: Flow) {
+        for (slot, hop) in self.users_of(flow) {
+            let dialog = &self.slots.get(slot).dialog;
+            let routes = dialog.text(Text::Routes).to_vec();
+            let target = dialog.text(Text::Target).to_vec();
+            let elsewhere = self.reconnect_to(now_ms, hop, &routes, &target);
+            match elsewhere {
+                Some(elsewhere) if elsewhere != flow => {
+                    let failed = self.close_transaction(slot, now_ms, false).is_some();
+                    self.move_to(slot, elsewhere, &target);
+                    if failed {
+                        self.counters.transport_errors += 1;
+                        self.failed(now_ms, slot, Some(0));
+                    }
+                }
+                _ => self.unreachable_slot(now_ms, slot),
+            }
+        }
+    }
+
+    /// No connection could be opened to this flow's peer, or it broke: RFC 3261 8.1.3.1 treats that as a 503.
+    pub fn unreachable(&mut self, now_ms: u64, flow: Flow) {
+        for (slot, _) in self.users_of(flow) {
+            self.unreachable_slot(now_ms, slot);
+        }
+    }
+
+    fn unreachable_slot(&mut self, now_ms: u64, slot: u32) {
+        if self.close_transaction(slot, now_ms, false).is_some() {
+            self.counters.transport_errors += 1;
+            self.failed(now_ms, slot, None);
+        }
+    }
+
+    fn users_of(&self, flow: Flow) -> Vec<(u32, Flow)> {
+        let Some(hop) = self.hops.find(&flow) else {
+            return Vec::new();
+        };
+        let slots = self.on_connection.get(&hop).cloned().unwrap_or_default();
+        slots.into_iter().map(|slot| (slot, flow)).collect()
+    }
+
+    fn reconnect_to(&self, now_ms: u64, flow: Flow, routes: &[u8], target: &[u8]) -> Option<Flow> {
+        let first = crate::sip::scan::Elements::of(routes)
+            .next()
+            .and_then(|route| super::target::route_uri(route).ok());
+        let uri = first.or_else(|| SipUri::parse(target).ok())?;
+        match self.locate(now_ms, flow.local, &uri, Some(Transport::Tcp)) {
+            Ok(NextHop::At(hop)) => Some(hop),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,574 @@
+//! The fan-out: timers, queues, the circular cursor, and the NOTIFYs they put into the batch. A change does not restart a
+//! fan-out, it moves its target: the cursor walks the subscriptions once more, so changes faster than a lap cost laps,
+//! not queues. Knows no document.
+
+use super::compose::Draft;
+use super::settings::Settings;
+use super::subscribe::entity_tag;
+use super::subscription::{Owed, Phase, Subscription, T1_MS, TIMER_F_MS, Text, Transaction};
+use super::target::strict_routing;
+use super::{Effect, Notifier, Outbox};
+use crate::sip::write::{Notify, Reason, SubscriptionState};
+use crate::wire::Datagram;
+
+/// Subscriptions that the cursor passes in one `fill` at the most, so that receiving is never put off for long.
+const STRIDE: u32 = 65_536;
+/// A subscription whose next hop has no room is looked at again after this.
+const CROWDED_MS: u64 = 20;
+/// Bytes of a NOTIFY's head beside the dialog's texts: an upper bound, held by a test of every head written.
+const HEAD_FIXED: usize = 520;
+
+/// The first Timer E of a NOTIFY sent by UDP; in the order of sending, so no wheel is needed.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FirstTimer {
+    pub due_ms: u64,
+    slot: u32,
+    generation: u32,
+    cseq: u32,
+}
+
+/// The circular cursor over the slots.
+#[derive(Debug, Default)]
+pub(super) struct Cursor {
+    position: u32,
+    /// Slots still to be visited in this lap.
+    left: u32,
+    /// Somebody was behind whose next hop had no room.
+    missed: bool,
+    /// Such a next hop has room again.
+    relieved: bool,
+}
+
+impl Cursor {
+    pub fn restart(&mut self, slots: u32) {
+        self.left = slots;
+        (self.missed, self.relieved) = (false, false);
+    }
+
+    pub fn is_moving(&self) -> bool {
+        self.left > 0 || (self.missed && self.relieved)
+    }
+
+    fn step(&mut self, slots: u32) -> Option<u32> {
+        if self.left == 0 && self.missed && self.relieved {
+            self.restart(slots);
+        }
+        self.left = self.left.checked_sub(1)?;
+        let slot = if self.position < slots {
+            self.position
+        } else {
+            0
+        };
+        self.position = slot + 1;
+        Some(slot)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    Yes,
+    Nothing,
+    /// The next hop's window is closed.
+    Crowded,
+    /// The shard's window or the batch is full.
+    Full,
+}
+
+impl Notifier {
+    /// Fills the batch with what is due: first NOTIFYs, retransmissions and what became due may each take a quarter before
+    /// the fan-out has the rest; unused shares flow on.
+    pub fn fill(&mut self, now_ms: u64, out: &mut Outbox) {
+        self.run_timers(now_ms);
+        let share = self.settings.batch / 4;
+        let mut left = self.settings.batch;
+        left -= self.serve_first(now_ms, share, out);
+        left -= self.serve_again(now_ms, share, out);
+        left -= self.serve_due(now_ms, share, out);
+        left -= self.fan_out(now_ms, left, out);
+        left -= self.serve_first(now_ms, left, out);
+        left -= self.serve_due(now_ms, left, out);
+        self.serve_again(now_ms, left, out);
+    }
+
+    fn run_timers(&mut self, now_ms: u64) {
+        while let Some(timer) = self
+            .first_timers
+            .front()
+            .copied()
+            .filter(|timer| timer.due_ms <= now_ms)
+        {
+            self.first_timers.pop_front();
+            let subscription = self.slots.get(timer.slot);
+            let outstanding = subscription.generation == timer.generation
+                && subscription.cseq == timer.cseq
+                && subscription.transaction.is_some();
+            if outstanding {
+                self.timer_e(now_ms, timer.slot);
+                self.arm(timer.slot, now_ms);
+            }
+        }
+        while let Some(slot) = self.wheel.pop(now_ms) {
+            self.deadline(now_ms, slot);
+        }
+    }
+
+    /// Something about this subscription is due, or was when it was armed.
+    fn deadline(&mut self, now_ms: u64, slot: u32) {
+        let subscription = self.slots.get(slot);
+        match subscription.phase {
+            Phase::Free { .. } => return,
+            Phase::Gone { until_ms } => {
+                if until_ms <= now_ms {
+                    self.forget(slot);
+                } else {
+                    self.wheel.arm(slot, until_ms);
+                }
+                return;
+            }
+            Phase::Ending { .. } | Phase::Active => {}
+        }
+        let reliable = self.hops.flow(subscription.hop).transport.is_reliable();
+        if let Some(transaction) = &subscription.transaction {
+            if reliable && transaction.began_ms + TIMER_F_MS <= now_ms {
+                return self.timed_out(now_ms, slot);
+            }
+            if !reliable && transaction.next_e_ms <= now_ms && transaction.fired > 0 {
+                self.timer_e(now_ms, slot);
+            }
+        }
+        let subscription = self.slots.get(slot);
+        if subscription.phase == Phase::Active
+            && subscription.expires_ms + super::subscription::GRACE_MS <= now_ms
+        {
+            self.counters.expired += 1;
+            self.begin_ending(slot, Reason::Timeout, None);
+        } else if subscription.phase == Phase::Active && subscription.transaction.is_none() {
+            self.queue_due(slot);
+        }
+        self.arm(slot, now_ms);
+    }
+
+    /// Timer E (RFC 3261 17.1.2.2): the NOTIFY goes out again, unless Timer F ran out.
+    fn timer_e(&mut self, now_ms: u64, slot: u32) {
+        self.release_window(slot);
+        let hop = self.slots.get(slot).hop;
+        let Some(transaction) = &mut self.slots.get_mut(slot).transaction else {
+            return;
+        };
+        if transaction.began_ms + TIMER_F_MS <= now_ms {
+            return self.timed_out(now_ms, slot);
+        }
+        transaction.fired = transaction.fired.saturating_add(1);
+        let next_ms = now_ms + transaction.next_interval_ms();
+        transaction.next_e_ms = next_ms.min(transaction.began_ms + TIMER_F_MS);
+        self.hops.lost(hop, now_ms);
+        let flags = &mut self.slots.get_mut(slot).flags;
+        if !std::mem::replace(&mut flags.in_again, true) {
+            self.again.push_back(slot);
+        }
+    }
+
+    /// Arms the wheel for the nearest thing that this subscription waits for.
+    pub(super) fn arm(&mut self, slot: u32, now_ms: u64) {
+        let subscription = self.slots.get(slot);
+        if matches!(subscription.phase, Phase::Free { .. } | Phase::Gone { .. }) {
+            return;
+        }
+        let reliable = self.hops.flow(subscription.hop).transport.is_reliable();
+        let mut deadline_ms = subscription.deadline_ms(reliable);
+        if subscription.waits_for_change()
+            && let Some(change_ms) = self.change_due_ms(slot)
+        {
+            deadline_ms =
+                Some(deadline_ms.map_or(change_ms, |deadline_ms| deadline_ms.min(change_ms)));
+        }
+        if let Some(deadline_ms) = deadline_ms.filter(|&deadline_ms| deadline_ms != u64::MAX) {
+            self.wheel.arm(slot, deadline_ms.max(now_ms + 1));
+        }
+    }
+
+    fn serve_first(&mut self, now_ms: u64, most: usize, out: &mut Outbox) -> usize {
+        let mut sent = 0;
+        while sent < most {
+            let Some(slot) = self.first.pop_front() else {
+                break;
+            };
+            self.slots.get_mut(slot).flags.in_first = false;
+            match self.notify(slot, now_ms, out) {
+                Sent::Yes => sent += 1,
+                Sent::Nothing => self.arm(slot, now_ms),
+                Sent::Crowded => self.wheel.arm(slot, now_ms + CROWDED_MS),
+                Sent::Full => {
+                    self.slots.get_mut(slot).flags.in_first = true;
+                    self.first.push_front(slot);
+                    break;
+                }
+            }
+        }
+        sent
+    }
+
+    fn serve_due(&mut self, now_ms: u64, most: usize, out: &mut Outbox) -> usize {
+        let mut sent = 0;
+        while sent < most {
+            let Some(slot) = self.due.pop_front() else {
+                break;
+            };
+            self.slots.get_mut(slot).flags.in_due = false;
+            match self.notify(slot, now_ms, out) {
+                Sent::Yes => sent += 1,
+                Sent::Nothing => self.arm(slot, now_ms),
+                Sent::Crowded => self.wheel.arm(slot, now_ms + CROWDED_MS),
+                Sent::Full => {
+                    self.slots.get_mut(slot).flags.in_due = true;
+                    self.due.push_front(slot);
+                    break;
+                }
+            }
+        }
+        sent
+    }
+
+    /// Retransmissions pass the windows: they are few, and what they repeat has left them.
+    fn serve_again(&mut self, now_ms: u64, most: usize, out: &mut Outbox) -> usize {
+        let mut sent = 0;
+        while sent < most && out.batch.room() > 0 {
+            let Some(slot) = self.again.pop_front() else {
+                break;
+            };
+            let subscription = self.slots.get_mut(slot);
+            subscription.flags.in_again = false;
+            if subscription
+                .transaction
+                .is_some_and(|transaction| transaction.fired > 0)
+            {
+                self.write_notify(slot, out);
+                self.counters.retransmissions += 1;
+                self.arm(slot, now_ms);
+                sent += 1;
+            }
+        }
+        sent
+    }
+
+    fn fan_out(&mut self, now_ms: u64, most: usize, out: &mut Outbox) -> usize {
+        let mut sent = 0;
+        for _ in 0..STRIDE {
+            if sent == most || self.window.room(now_ms) == 0 || out.batch.room() == 0 {
+                break;
+            }
+            let Some(slot) = self.cursor.step(self.slots.end()) else {
+                break;
+            };
+            let subscription = self.slots.get(slot);
+            if subscription.phase != Phase::Active || !subscription.waits_for_change() {
+                continue;
+            }
+            match self.change_due_ms(slot) {
+                Some(due_ms) if due_ms <= now_ms => match self.notify(slot, now_ms, out) {
+                    Sent::Yes => sent += 1,
+                    Sent::Nothing => self.arm(slot, now_ms),
+                    Sent::Crowded => self.cursor.missed = true,
+                    Sent::Full => {
+                        self.wheel.arm(slot, now_ms + CROWDED_MS);
+                        break;
+                    }
+                },
+                Some(due_ms) => self.wheel.arm(slot, due_ms),
+                None => {}
+            }
+        }
+        sent
+    }
+
+    /// Sends the next NOTIFY of a subscription, if there is one to send and room for it.
+    fn notify(&mut self, slot: u32, now_ms: u64, out: &mut Outbox) -> Sent {
+        let subscription = self.slots.get(slot);
+        let waiting = subscription.owed != Owed::Nothing && subscription.retry_ms > now_ms;
+        if subscription.transaction.is_some() || (waiting && !subscription.ends()) {
+            return Sent::Nothing;
+        }
+        let hop = subscription.hop;
+        if matches!(subscription.phase, Phase::Free { .. } | Phase::Gone { .. }) {
+            return Sent::Nothing;
+        }
+        let reliable = self.hops.flow(hop).transport.is_reliable();
+        if reliable && out.effects.len() >= self.settings.effects_most {
+            return Sent::Crowded;
+        }
+        if !reliable && (out.batch.room() == 0 || self.window.room(now_ms) == 0) {
+            return Sent::Full;
+        }
+        if !self.hops.admits(hop) {
+            return Sent::Crowded;
+        }
+        let Some(draft) = self.compose(slot, now_ms) else {
+            return Sent::Nothing;
+        };
+        self.begin_transaction(slot, now_ms, draft, reliable);
+        self.write_notify(slot, out);
+        self.arm(slot, now_ms);
+        Sent::Yes
+    }
+
+    fn begin_transaction(&mut self, slot: u32, now_ms: u64, draft: Draft, reliable: bool) {
+        let refresh_due = self.slots.get(slot).refresh_ms <= now_ms;
+        let subscription = self.slots.get_mut(slot);
+        subscription.cseq += 1;
+        if let Some(body) = draft.body {
+            subscription.version += 1;
+            self.bodies.hold(body);
+        }
+        subscription.owed = Owed::Nothing;
+        subscription.told = subscription.told.max(draft.told);
+        subscription.sent_ms = now_ms;
+        if draft.urgent {
+            subscription.urgent_ms = now_ms;
+        }
+        if draft.body.is_some() {
+            // RFC 5839: the condition was that the state had not changed.
+            subscription.flags.suppressed &= !draft.urgent;
+        }
+        subscription.transaction = Some(Transaction {
+            body: draft.body,
+            tag: draft.tag,
+            expires_s: subscription.remaining_s(now_ms),
+            last: draft.last,
+            offer: draft.offer,
+            began_ms: now_ms,
+            next_e_ms: now_ms + T1_MS,
+            fired: 0,
+            proceeding: false,
+            windowed: true,
+        });
+        let timer = FirstTimer {
+            due_ms: now_ms + T1_MS,
+            slot,
+            generation: subscription.generation,
+            cseq: subscription.cseq,
+        };
+        self.hops.sent(subscription.hop);
+        if !reliable {
+            self.window.sent();
+            self.first_timers.push_back(timer);
+        }
+        self.counters.notifies += 1;
+        if refresh_due || self.slots.get(slot).min_rate.is_some() {
+            self.schedule_refresh(slot, now_ms);
+        }
+    }
+
+    /// The next periodic NOTIFY: by `min-rate` that long after the last NOTIFY (RFC 6446 6.2), else at the subscription's
+    /// own place in the node's interval, so that they leave evenly spread.
+    pub(super) fn schedule_refresh(&mut self, slot: u32, now_ms: u64) {
+        let interval_ms = self.settings.refresh_interval_ms;
+        let subscription = self.slots.get_mut(slot);
+        subscription.refresh_ms = match subscription.min_rate {
+            Some(rate) => now_ms + rate.interval_ms().min(interval_ms),
+            None => {
+                let phase_ms =
+                    (u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % interval_ms;
+                let elapsed_ms = (now_ms + interval_ms - phase_ms) % interval_ms;
+                now_ms + interval_ms - elapsed_ms
+            }
+        };
+    }
+
+    /// Ends the outstanding transaction, if there is one: answered, or given up.
+    pub(super) fn close_transaction(
+        &mut self,
+        slot: u32,
+        now_ms: u64,
+        answered: bool,
+    ) -> Option<Transaction> {
+        let subscription = self.slots.get_mut(slot);
+        let transaction = subscription.transaction.take()?;
+        let hop = subscription.hop;
+        if let Some(body) = transaction.body {
+            self.bodies.release(body);
+        }
+        if transaction.windowed {
+            let reliable = self.hops.flow(hop).transport.is_reliable();
+            self.cursor.relieved |= if answered {
+                self.hops.answered(hop)
+            } else {
+                self.hops.given_up(hop)
+            };
+            match (reliable, answered) {
+                (true, _) => {}
+                (false, true) => self.window.answered(now_ms),
+                (false, false) => self.window.given_up(),
+            }
+        }
+        Some(transaction)
+    }
+
+    /// Takes the outstanding NOTIFY out of the windows: it is not expected to be answered soon.
+    pub(super) fn release_window(&mut self, slot: u32) {
+        let subscription = self.slots.get_mut(slot);
+        let hop = subscription.hop;
+        let Some(transaction) = &mut subscription.transaction else {
+            return;
+        };
+        if std::mem::take(&mut transaction.windowed) {
+            self.cursor.relieved |= self.hops.given_up(hop);
+            if !self.hops.flow(hop).transport.is_reliable() {
+                self.window.given_up();
+            }
+        }
+    }
+
+    /// Ends the oldest transactions, as if by Timer F, while superseded documents hold more memory than they may.
+    pub(super) fn shed_bodies(&mut self) {
+        while self.bodies.bytes() > self.settings.bodies_most {
+            let Some(oldest) = self.bodies.oldest_used() else {
+                return;
+            };
+            for slot in 0..self.slots.end() {
+                let transaction = self.slots.get(slot).transaction;
+                if transaction.is_some_and(|transaction| transaction.body == Some(oldest)) {
+                    let now_ms = self.slots.get(slot).sent_ms;
+                    self.counters.bodies_evicted += 1;
+                    self.timed_out(now_ms, slot);
+                }
+            }
+            let interests = &self.interests;
+            self.bodies
+                .sweep(|key| interests.is_current(key.interest, key.view));
+        }
+    }
+
+    pub(super) fn queue_first(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.slots.get_mut(slot).flags.in_first, true) {
+            self.first.push_back(slot);
+        }
+    }
+
+    pub(super) fn queue_due(&mut self, slot: u32) {
+        if !std::mem::replace(&mut self.slots.get_mut(slot).flags.in_due, true) {
+            self.due.push_back(slot);
+        }
+    }
+
+    /// Writes the outstanding NOTIFY: the same bytes whenever it is sent again.
+    fn write_notify(&mut self, slot: u32, out: &mut Outbox) {
+        let subscription = self.slots.get(slot);
+        let Some(transaction) = &subscription.transaction else {
+            return;
+        };
+        let flow = self.hops.flow(subscription.hop);
+        let body = transaction.body.map(|body| {
+            self.bodies
+                .get(body)
+                .body
+                .as_ref()
+                .expect("a NOTIFY holds a document")
+        });
+        let settings = &self.settings;
+        let listener = &settings.listeners[usize::from(subscription.listener)];
+        let (tag, branch) = (
+            self.handle(slot).tag(&self.key),
+            self.handle(slot).branch(subscription.cseq, &self.key),
+        );
+        let [
+            call_id,
+            remote_tag,
+            remote_uri,
+            local_uri,
+            target,
+            routes,
+            event_id,
+        ] = subscription.dialog.texts();
+        let strict = (!routes.is_empty())
+            .then(|| strict_routing(target, routes))
+            .flatten();
+        let (target, routes) = strict
+            .as_ref()
+            .map_or((target, routes), |(target, routes)| (target, routes));
+        let etag = entity_tag(transaction.tag);
+        let notify = Notify {
+            target,
+            transport_name: flow.transport.via_name(),
+            sent_by: &listener.sent_by,
+            branch: &branch,
+            routes,
+            from_uri: local_uri,
+            from_tag: &tag,
+            to_uri: remote_uri,
+            to_tag: remote_tag,
+            call_id,
+            cseq: subscription.cseq,
+            event_id: (!event_id.is_empty()).then_some(event_id),
+            state: subscription.state(transaction),
+            max_rate: subscription.max_rate,
+            min_rate: subscription.min_rate,
+            etag: &etag,
+            contact: listener.contact(flow.transport),
+            content_type: body.map(|body| body.format().content_type()),
+            content_length: body.map_or(0, |body| body.len()),
+        };
+        let version = subscription.version;
+        let fill = |datagram: &mut Datagram| {
+            notify.write(&mut datagram.head);
+            debug_assert!(
+                datagram.head.len() <= head_most(subscription, settings),
+                "HEAD_FIXED is too small"
+            );
+            if let Some(body) = body {
+                body.write_version(version, &mut datagram.head);
+                datagram.tail = Some(body.suffix.clone());
+            }
+        };
+        if flow.transport.is_reliable() {
+            let mut datagram = Datagram {
+                flow,
+                head: Vec::new(),
+                tail: None,
+            };
+            fill(&mut datagram);
+            out.effects.push_back(Effect::Stream(datagram));
+        } else if let Some(datagram) = out.batch.next(flow) {
+            fill(datagram);
+        }
+    }
+}
+
+impl Subscription {
+    /// Idle, proven, and owed nothing else: changes are told as they come (until the first NOTIFY was answered, a
+    /// subscription gets no fan-out).
+    fn waits_for_change(&self) -> bool {
+        self.transaction.is_none()
+            && self.flags.proven
+            && self.owed == Owed::Nothing
+            && self.set.is_none()
+    }
+
+    fn state(&self, transaction: &Transaction) -> SubscriptionState {
+        match self.phase {
+            Phase::Ending {
+                reason,
+                retry_after_s,
+            } if transaction.last => SubscriptionState::Terminated {
+                reason,
+                retry_after: retry_after_s,
+            },
+            _ => SubscriptionState::Active {
+                expires: transaction.expires_s,
+            },
+        }
+    }
+}
+
+/// An upper bound for the bytes of a subscription's NOTIFY head.
+pub(super) fn head_most(subscription: &Subscription, settings: &Settings) -> usize {
+    let listener = &settings.listeners[usize::from(subscription.listener)];
+    let texts: usize = subscription
+        .dialog
+        .texts()
+        .iter()
+        .map(|text| text.len())
+        .sum();
+    let own = listener.sent_by.len() + listener.contact(crate::wire::Transport::Tcp).len();
+    // A strict first route moves the target into the Route header field: two angle brackets more.
+    HEAD_FIXED + texts + own + usize::from(!subscription.dialog.text(Text::Routes).is_empty()) * 16
+}

@@ -1,0 +1,304 @@
+//! One shard of the notifier (RFC 6665): SUBSCRIBEs in, NOTIFYs out. Pure: time, chance, datagrams and views come in by
+//! argument, datagrams and effects go out by an `Outbox`. Knows no socket, thread, clock or cluster.
+//!
+//! The order of a turn: `receive` everything that came, `learn` what changed, then `fill` the batch.
+
+mod answers;
+mod bodies;
+mod compose;
+pub mod counters;
+mod fanout;
+pub mod handle;
+mod hops;
+mod interests;
+pub mod names;
+mod requests;
+pub mod settings;
+mod subscribe;
+mod subscription;
+mod target;
+mod wheel;
+pub mod window;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rand::SeedableRng;
+use rand::rngs::SmallRng;
+
+use crate::info::View;
+use crate::sip::write::Reason;
+use crate::wire::{Batch, Datagram, Flow};
+
+use bodies::{Bodies, PartSets};
+use counters::Counters;
+use fanout::{Cursor, FirstTimer};
+use handle::{Handle, HandleKey};
+use hops::Hops;
+use interests::Interests;
+use names::{Location, Names, Target};
+use settings::Settings;
+use subscription::{Phase, Slots};
+use wheel::Wheel;
+use window::Window;
+
+/// What a shard asks of the world besides datagrams.
+#[derive(Debug, Clone)]
+pub enum Effect {
+    /// A message for a connection; with connection 0 one is to be opened to the peer.
+    Stream(Datagram),
+    /// A PUBLISH whose general checks are made: for the compositor, which answers on the flow.
+    Publish { flow: Flow, bytes: Vec<u8> },
+    /// A message that belongs to another shard.
+    HandOver {
+        shard: u8,
+        flow: Flow,
+        bytes: Vec<u8>,
+    },
+    /// A SUBSCRIBE that waits for its target to be located: it is to be received again after `located`.
+    Locate {
+        target: Target,
+        flow: Flow,
+        bytes: Vec<u8>,
+    },
+}
+
+/// Where a turn's output goes.
+#[derive(Debug)]
+pub struct Outbox {
+    /// Datagrams, for the next submission.
+    pub batch: Batch,
+    /// Everything else, in order. Its owner empties it each turn; while more than `Settings::effects_most` wait, the
+    /// notifier begins no NOTIFY on a connection.
+    pub effects: VecDeque<Effect>,
+}
+
+impl Outbox {
+    pub fn new(capacity: usize) -> Self {
+        Outbox {
+            batch: Batch::new(capacity),
+            effects: VecDeque::new(),
+        }
+    }
+}
+
+/// One shard's subscriptions and all that is needed to serve them.
+#[derive(Debug)]
+pub struct Notifier {
+    settings: Arc<Settings>,
+    shard: u8,
+    key: HandleKey,
+    random: SmallRng,
+    slots: Slots,
+    wheel: Wheel,
+    hops: Hops,
+    window: Window,
+    interests: Interests,
+    bodies: Bodies,
+    sets: PartSets,
+    names: Names,
+    /// SUBSCRIBEs that made a subscription, by a keyed digest of Call-ID and From-tag: the one table, bounded by the
+    /// subscriptions.
+    origins: HashMap<u64, u32>,
+    /// Subscriptions that never answered a NOTIFY, by source network.
+    unproven: HashMap<IpAddr, u32>,
+    /// Subscriptions on each reliable next hop, so that a broken connection finds its own.
+    on_connection: HashMap<u32, Vec<u32>>,
+    first_timers: VecDeque<FirstTimer>,
+    first: VecDeque<u32>,
+    again: VecDeque<u32>,
+    due: VecDeque<u32>,
+    cursor: Cursor,
+    live: usize,
+    draining: bool,
+    counters: Counters,
+}
+
+impl Notifier {
+    /// Shard number `shard` of `settings.shards`. `receive_buffer` is in bytes as the kernel accounts it; `views` has one
+    /// view for each domain.
+    pub fn new(
+        settings: Arc<Settings>,
+        shard: u8,
+        key: HandleKey,
+        seed: u64,
+        receive_buffer: usize,
+        views: Vec<Arc<View>>,
+        now_ms: u64,
+    ) -> Self {
+        Notifier {
+            shard,
+            key,
+            random: SmallRng::seed_from_u64(seed),
+            slots: Slots::new(),
+            wheel: Wheel::new(now_ms),
+            hops: Hops::new(key),
+            window: Window::new(receive_buffer),
+            interests: Interests::new(views),
+            bodies: Bodies::default(),
+            sets: PartSets::default(),
+            names: Names::default(),
+            origins: HashMap::new(),
+            unproven: HashMap::new(),
+            on_connection: HashMap::new(),
+            first_timers: VecDeque::new(),
+            first: VecDeque::new(),
+            again: VecDeque::new(),
+            due: VecDeque::new(),
+            cursor: Cursor::default(),
+            live: 0,
+            draining: false,
+            counters: Counters::default(),
+            settings,
+        }
+    }
+
+    /// Takes a newer view of a domain; the fan-out of its changes begins with the next `fill`.
+    pub fn learn(&mut self, domain: u16, view: Arc<View>) {
+        if !self.interests.learn(domain, view) {
+            return;
+        }
+        let interests = &self.interests;
+        self.bodies
+            .sweep(|key| interests.is_current(key.interest, key.view));
+        self.shed_bodies();
+        self.cursor.restart(self.slots.end());
+    }
+
+    /// Takes the result of `Effect::Locate`; the SUBSCRIBE it parked is to be received again.
+    pub fn located(&mut self, now_ms: u64, target: Target, location: Location) {
+        self.names.learn(now_ms, target, location);
+    }
+
+    /// Begins the end: every subscription gets a NOTIFY `terminated`, new SUBSCRIBEs are refused. No other live notifier
+    /// is known here, so the reason is probation with a random time of 2 to 10 s (RFC 6665 4.1.3).
+    pub fn drain(&mut self) {
+        self.draining = true;
+        for slot in 0..self.slots.end() {
+            if self.slots.get(slot).phase == Phase::Active {
+                let retry_after_s = Some(rand::RngExt::random_range(&mut self.random, 2..=10));
+                self.begin_ending(slot, Reason::Probation, retry_after_s);
+            }
+        }
+    }
+
+    /// Subscriptions that have not ended.
+    pub fn live(&self) -> usize {
+        self.live
+    }
+
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// When `fill` must be called at the latest if nothing arrives; `None`: nothing is due ever.
+    pub fn next_deadline_ms(&mut self, now_ms: u64) -> Option<u64> {
+        let queued = !self.first.is_empty()
+            || !self.again.is_empty()
+            || !self.due.is_empty()
+            || self.cursor.is_moving();
+        if queued && self.window.room(now_ms) > 0 {
+            return Some(now_ms);
+        }
+        let timer = self.first_timers.front().map(|timer| timer.due_ms);
+        let wheel = self.wheel.next_ms();
+        timer.into_iter().chain(wheel).min()
+    }
+
+    /// Ends a subscription after one last NOTIFY with this reason.
+    fn begin_ending(&mut self, slot: u32, reason: Reason, retry_after_s: Option<u32>) {
+        let subscription = self.slots.get_mut(slot);
+        subscription.phase = Phase::Ending {
+            reason,
+            retry_after_s,
+        };
+        if subscription.transaction.is_none() {
+            self.queue_due(slot);
+        }
+    }
+
+    /// The subscription is over: lets go of all it shared; the slot lingers for Timer J (RFC 3261 17.2.2) where a repeat
+    /// of its last SUBSCRIBE may still come.
+    fn end(&mut self, slot: u32, now_ms: u64) {
+        self.close_transaction(slot, now_ms, false);
+        self.leave_set(slot);
+        let subscription = self.slots.get_mut(slot);
+        let until_ms = subscription.subscribed_ms + subscription::TIMER_F_MS;
+        let (hop, interest) = (subscription.hop, subscription.interest);
+        let proven = std::mem::replace(&mut subscription.flags.proven, true);
+        subscription.phase = Phase::Gone { until_ms };
+        if !proven {
+            self.prove(hop);
+        }
+        self.leave_hop(hop, slot);
+        self.interests.leave(interest);
+        self.live -= 1;
+        if until_ms <= now_ms {
+            self.forget(slot);
+        } else {
+            self.wheel.arm(slot, until_ms);
+        }
+    }
+
+    /// Frees the slot of an ended subscription.
+    fn forget(&mut self, slot: u32) {
+        let origin = self.slots.get(slot).origin;
+        if self.origins.get(&origin) == Some(&slot) {
+            self.origins.remove(&origin);
+        }
+        self.wheel.disarm(slot);
+        self.slots.remove(slot);
+    }
+
+    fn handle(&self, slot: u32) -> Handle {
+        Handle {
+            shard: self.shard,
+            slot,
+            generation: self.slots.get(slot).generation,
+        }
+    }
+
+    /// The address under which a next hop's unproven subscriptions are counted: an IPv4 /24 or IPv6 /64.
+    fn network(address: IpAddr) -> IpAddr {
+        match address {
+            IpAddr::V4(address) => IpAddr::V4((u32::from(address) & 0xffff_ff00).into()),
+            IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
+        }
+    }
+
+    /// One unproven subscription less behind this hop's network.
+    fn prove(&mut self, hop: u32) {
+        let network = Self::network(self.hops.flow(hop).peer.ip());
+        if let Some(count) = self.unproven.get_mut(&network) {
+            *count -= 1;
+            if *count == 0 {
+                self.unproven.remove(&network);
+            }
+        }
+    }
+
+    fn enter_hop(&mut self, flow: Flow, slot: u32) -> u32 {
+        let hop = self.hops.enter(flow);
+        if flow.transport.is_reliable() {
+            self.on_connection.entry(hop).or_default().push(slot);
+        }
+        hop
+    }
+
+    fn leave_hop(&mut self, hop: u32, slot: u32) {
+        if let Some(slots) = self.on_connection.get_mut(&hop) {
+            slots.retain(|&other| other != slot);
+            if slots.is_empty() {
+                self.on_connection.remove(&hop);
+            }
+        }
+        self.hops.leave(hop);
+    }
+
+    fn leave_set(&mut self, slot: u32) {
+        if let Some(progress) = self.slots.get_mut(slot).set.take() {
+            self.sets.leave(progress.set);
+        }
+    }
+}

@@ -180,7 +180,7 @@ mod tests {
         hops.lost(hop, 1_000);
         hops.lost(hop, 1_100);
         assert!(!hops.admits(hop));
-        for _ in 0..(FIRST_WINDOW - 1) / 2 {
+        for _ in 0..FIRST_WINDOW / 2 {
             hops.given_up(hop);
         }
         assert!(hops.admits(hop), "two losses at once halve it once");

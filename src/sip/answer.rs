@@ -75,8 +75,7 @@ fn branch(value: &[u8]) -> Result<&[u8], ScanError> {
         return Err(ScanError::Misrouted);
     }
     memchr(b';', first)
-        .and_then(|at| Params::parse(&first[at..]))
-        .and_then(|params| params.get("branch"))
+        .and_then(|at| Params::unchecked(&first[at..]).get("branch"))
         .filter(|branch| !branch.is_empty())
         .ok_or(ScanError::NoTransaction)
 }

@@ -5,7 +5,8 @@ use std::fmt;
 
 use memchr::memchr;
 
-use super::scan::{Elements, is_lws, is_token, is_token_byte, trim_lws, trim_lws_start};
+use super::class::{self, LWS, TOKEN, VALUE, trim_lws, trim_lws_start};
+use super::scan::Elements;
 use super::uri::{self, Host};
 
 /// `*( SEMI name [ EQUAL value ] )` of a header field, checked when made.
@@ -31,6 +32,11 @@ impl<'a> Params<'a> {
             rest = step?.1;
         }
         Some(Params { raw })
+    }
+
+    /// Parameters of which the first well-formed ones are enough: what follows a malformed one is not there.
+    pub(super) fn unchecked(raw: &'a [u8]) -> Params<'a> {
+        Params { raw }
     }
 
     pub fn iter(&self) -> ParamIter<'a> {
@@ -94,7 +100,7 @@ fn param(text: &[u8]) -> Option<(Param<'_>, &[u8])> {
     let start = trim_lws_start(rest);
     let (value, rest) = match start.first()? {
         b'"' => quoted(start)?,
-        _ => split_where(start, |byte| !is_value_byte(byte)),
+        _ => class::split(VALUE, start),
     };
     let well_formed = start[0] == b'"' || !value.is_empty();
     let param = Param {
@@ -105,18 +111,18 @@ fn param(text: &[u8]) -> Option<(Param<'_>, &[u8])> {
     well_formed.then_some((param, rest))
 }
 
-/// A token or a host; some stacks put more than tokens here, so all is taken that cannot end the value.
-fn is_value_byte(byte: u8) -> bool {
-    byte > b' ' && byte != 0x7f && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>')
-}
-
 fn split_where(text: &[u8], ends: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
     let end = text.iter().position(|byte| ends(*byte));
     text.split_at(end.unwrap_or(text.len()))
 }
 
+/// RFC 3261 25.1 `token`.
+pub(super) fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && class::all(TOKEN, text)
+}
+
 fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (token, rest) = split_where(text, |byte| !is_token_byte(byte));
+    let (token, rest) = class::split(TOKEN, text);
     (!token.is_empty()).then_some((token, rest))
 }
 
@@ -157,20 +163,37 @@ impl<'a> Via<'a> {
             return None;
         }
         let (host, port, rest) = sent_by_parts(sent_by)?;
-        let params = Params::parse(rest)?;
-        let rport = params
-            .iter()
-            .any(|param| param.name.eq_ignore_ascii_case(b"rport") && param.value.is_none());
-        Some(Via {
+        let mut via = Via {
             transport,
             host,
             port,
-            branch: params.get("branch").filter(|branch| is_token(branch)),
-            rport,
-            received: params.get("received"),
-            params,
+            branch: None,
+            rport: false,
+            received: None,
+            params: Params { raw: rest },
             raw,
-        })
+        };
+        let mut rest = rest;
+        while let Some(step) = next_param(rest) {
+            let (param, after) = step?;
+            via.take(param);
+            rest = after;
+        }
+        Some(via)
+    }
+
+    fn take(&mut self, param: Param<'a>) {
+        let is = |name: &[u8]| param.name.eq_ignore_ascii_case(name);
+        match param.value {
+            Some(value) if is(b"branch") && is_token(value) => {
+                self.branch.get_or_insert(value);
+            }
+            Some(value) if is(b"received") => {
+                self.received.get_or_insert(value);
+            }
+            None if is(b"rport") => self.rport = true,
+            _ => {}
+        }
     }
 }
 
@@ -180,7 +203,7 @@ fn sent_by_parts(text: &[u8]) -> Option<(&[u8], Option<u16>, &[u8])> {
         b'[' => memchr(b']', text)? + 1,
         _ => text
             .iter()
-            .position(|byte| is_lws(*byte) || matches!(byte, b':' | b';'))
+            .position(|byte| class::is(LWS, *byte) || matches!(byte, b':' | b';'))
             .unwrap_or(text.len()),
     };
     let (host, rest) = text.split_at(host_end);
@@ -229,10 +252,14 @@ impl<'a> NameAddr<'a> {
             params: Params::parse(rest)?,
             raw,
         };
-        uri::is_any_uri(uri).then_some(address)
+        let sound_tag = address
+            .params
+            .get("tag")
+            .is_none_or(|tag| class::all(VALUE, tag));
+        (sound_tag && uri::is_any_uri(uri)).then_some(address)
     }
 
-    /// The dialog's tag. Absent where the peer speaks RFC 2543.
+    /// The dialog's tag: no white space, quotes or separators. Absent where the peer speaks RFC 2543.
     pub fn tag(&self) -> Option<&'a [u8]> {
         self.params.get("tag").filter(|tag| !tag.is_empty())
     }
@@ -249,10 +276,7 @@ fn opening_bracket(text: &[u8]) -> Option<Option<usize>> {
         return Some(None);
     };
     let display = &text[..open];
-    if display
-        .iter()
-        .all(|byte| is_token_byte(*byte) || is_lws(*byte))
-    {
+    if class::all(TOKEN | LWS, display) {
         return Some(Some(open));
     }
     // A `<` behind a semicolon belongs to a parameter of an addr-spec.
@@ -262,7 +286,7 @@ fn opening_bracket(text: &[u8]) -> Option<Option<usize>> {
 /// RFC 3261 20: a URI with a comma, question mark or semicolon must stand in `<>`; what follows a semicolon here
 /// are the header field's parameters.
 fn bare_address(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (uri, rest) = split_where(text, |byte| byte == b';' || is_lws(byte));
+    let (uri, rest) = split_where(text, |byte| byte == b';' || class::is(LWS, byte));
     let ambiguous = uri.iter().any(|byte| matches!(byte, b',' | b'?'));
     (!ambiguous).then_some((&text[..0], uri, rest))
 }
@@ -388,7 +412,7 @@ pub fn retry_after(value: &[u8]) -> Option<u32> {
     let (digits, rest) = split_where(value, |byte| !byte.is_ascii_digit());
     let ends = rest
         .first()
-        .is_none_or(|byte| is_lws(*byte) || matches!(byte, b';' | b'('));
+        .is_none_or(|byte| class::is(LWS, *byte) || matches!(byte, b';' | b'('));
     ends.then(|| delta_seconds(digits)).flatten()
 }
 

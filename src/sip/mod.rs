@@ -2,6 +2,7 @@
 //! Knows no socket, no time and no subscription.
 
 pub mod answer;
+mod class;
 pub mod header;
 pub mod request;
 pub mod scan;

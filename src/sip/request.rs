@@ -3,7 +3,8 @@
 
 use thiserror::Error;
 
-use super::header::{CSeq, Event, MediaRange, NameAddr, Via, delta_seconds};
+use super::class::{self, VISIBLE};
+use super::header::{CSeq, Event, MediaRange, NameAddr, Via, delta_seconds, is_token};
 use super::scan::{Elements, Message, Name, Start};
 use super::uri::{SipUri, UriError};
 
@@ -253,12 +254,11 @@ fn contact<'a>(message: &Message<'a>, method: Method) -> Result<Option<NameAddr<
 
 /// `callid = word [ "@" word ]`, taken as any run without white space: it is only ever compared and echoed.
 fn call_id(value: &[u8]) -> Option<&[u8]> {
-    let strange = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
-    (!value.is_empty() && !value.iter().any(strange)).then_some(value)
+    (!value.is_empty() && class::all(VISIBLE, value)).then_some(value)
 }
 
 fn token(value: &[u8]) -> Option<&[u8]> {
-    super::scan::is_token(value).then_some(value)
+    is_token(value).then_some(value)
 }
 
 fn target(uri: &[u8]) -> Result<SipUri<'_>, Malformed> {

@@ -5,6 +5,8 @@ use memchr::{memchr, memchr2, memmem};
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use super::class::{self, TOKEN, VISIBLE, trim_lws, trim_lws_start};
+
 /// A message with more header fields than this is refused.
 pub const MAX_FIELDS: usize = 256;
 
@@ -79,11 +81,14 @@ impl Name {
             18 => &[Name::SubscriptionState],
             _ => &[],
         };
-        candidates
-            .iter()
-            .copied()
-            .find(|name| raw.eq_ignore_ascii_case(name.as_str().as_bytes()))
-            .unwrap_or(Name::Other)
+        for name in candidates {
+            let canonical = name.as_str().as_bytes();
+            let same_letter = (raw[0] ^ canonical[0]) & !0x20 == 0;
+            if same_letter && (raw == canonical || raw.eq_ignore_ascii_case(canonical)) {
+                return *name;
+            }
+        }
+        Name::Other
     }
 
     fn of_compact(letter: u8) -> Name {
@@ -433,11 +438,11 @@ fn request_line(line: &[u8]) -> Result<(Start<'_>, Option<ScanError>), ScanError
         return Err(ScanError::NotSip);
     }
     let (method, uri) = split_at_space(&trimmed[..version_at]).ok_or(ScanError::NotSip)?;
-    let strange = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
     let well_formed = trimmed.len() == line.len()
-        && is_token(method)
+        && !method.is_empty()
+        && class::all(TOKEN, method)
         && !uri.is_empty()
-        && !uri.iter().any(strange);
+        && class::all(VISIBLE, uri);
     let fault = if !well_formed {
         Some(ScanError::StartLine)
     } else if !version.eq_ignore_ascii_case(b"SIP/2.0") {
@@ -521,14 +526,14 @@ impl<'a> Cursor<'a> {
             self.at += 2;
             return Step::End;
         }
-        let name_length = rest.iter().position(|byte| !is_token_byte(*byte));
+        let raw_name = class::split(TOKEN, rest).0;
         let Some((end, clean)) = line_end(rest) else {
             self.at = self.bytes.len();
             return Step::Unterminated;
         };
         self.at += end + 2;
-        let raw_name = &rest[..name_length.unwrap_or(0)];
-        let after = trim_lws_start(&rest[raw_name.len()..end]);
+        // Without a colon the name may reach to the end of all bytes.
+        let after = trim_lws_start(rest[..end].get(raw_name.len()..).unwrap_or_default());
         match after.split_first() {
             Some((b':', value)) if clean && !raw_name.is_empty() => Step::Field(Field {
                 name: Name::of(raw_name),
@@ -596,6 +601,9 @@ impl<'a> Iterator for Elements<'a> {
 }
 
 fn element_end(text: &[u8]) -> usize {
+    if memchr(b',', text).is_none() {
+        return text.len();
+    }
     let (mut quoted, mut bracketed, mut escaped) = (false, false, false);
     for (at, byte) in text.iter().enumerate() {
         match byte {
@@ -610,51 +618,3 @@ fn element_end(text: &[u8]) -> usize {
     }
     text.len()
 }
-
-/// Linear white space: SP, HTAB and the CRLF of a fold.
-pub(super) fn is_lws(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
-pub(super) fn trim_lws_start(mut text: &[u8]) -> &[u8] {
-    while let [first, rest @ ..] = text
-        && is_lws(*first)
-    {
-        text = rest;
-    }
-    text
-}
-
-pub(super) fn trim_lws(text: &[u8]) -> &[u8] {
-    let mut text = trim_lws_start(text);
-    while let [rest @ .., last] = text
-        && is_lws(*last)
-    {
-        text = rest;
-    }
-    text
-}
-
-/// RFC 3261 25.1 `token`.
-pub(super) fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
-}
-
-#[inline]
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
-}
-
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~'
-            );
-        byte += 1;
-    }
-    table
-};

@@ -116,22 +116,25 @@ impl Malformed {
 }
 
 /// Fields that have one value and stand once; Content-Length is the scanner's.
-const SINGLE: [Name; 14] = [
-    Name::From,
-    Name::To,
-    Name::CallId,
-    Name::CSeq,
-    Name::MaxForwards,
-    Name::Event,
-    Name::Expires,
-    Name::MinExpires,
-    Name::SubscriptionState,
-    Name::ContentType,
-    Name::SipEtag,
-    Name::SipIfMatch,
-    Name::SuppressIfMatch,
-    Name::RetryAfter,
-];
+fn is_single(name: Name) -> bool {
+    matches!(
+        name,
+        Name::From
+            | Name::To
+            | Name::CallId
+            | Name::CSeq
+            | Name::MaxForwards
+            | Name::Event
+            | Name::Expires
+            | Name::MinExpires
+            | Name::SubscriptionState
+            | Name::ContentType
+            | Name::SipEtag
+            | Name::SipIfMatch
+            | Name::SuppressIfMatch
+            | Name::RetryAfter
+    )
+}
 
 impl<'m, 'a> Request<'m, 'a> {
     pub fn parse(message: &'m Message<'a>) -> Result<Request<'m, 'a>, Malformed> {
@@ -182,16 +185,14 @@ impl<'m, 'a> Request<'m, 'a> {
     }
 }
 
-/// The values of the fields that stand once.
-struct Found<'a>([Option<&'a [u8]>; SINGLE.len()]);
+/// The values of the fields that stand once, each at its name's place.
+struct Found<'a>([Option<&'a [u8]>; Name::Other as usize]);
 
 impl<'a> Found<'a> {
     fn collect(message: &Message<'a>) -> Result<Self, Malformed> {
-        let mut values = [None; SINGLE.len()];
-        for field in &message.fields {
-            if let Some(place) = SINGLE.iter().position(|name| *name == field.name)
-                && values[place].replace(field.value).is_some()
-            {
+        let mut values = [None; Name::Other as usize];
+        for field in message.fields.iter().filter(|field| is_single(field.name)) {
+            if values[field.name as usize].replace(field.value).is_some() {
                 return Err(Malformed::Repeated(field.name));
             }
         }
@@ -203,9 +204,7 @@ impl<'a> Found<'a> {
         name: Name,
         parse: impl Fn(&'a [u8]) -> Option<T>,
     ) -> Result<Option<T>, Malformed> {
-        let place = SINGLE.iter().position(|single| *single == name);
-        let value = place.and_then(|place| self.0[place]);
-        value
+        self.0[name as usize]
             .map(|value| parse(value).ok_or(Malformed::Syntax(name)))
             .transpose()
     }

@@ -5,7 +5,7 @@ use memchr::{memchr, memchr2, memmem};
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::class::{self, TOKEN, VISIBLE, trim_lws, trim_lws_start};
+use super::class::{self, TOKEN, VISIBLE, trim_lws};
 
 /// A message with more header fields than this is refused.
 pub const MAX_FIELDS: usize = 256;
@@ -526,23 +526,36 @@ impl<'a> Cursor<'a> {
             self.at += 2;
             return Step::End;
         }
-        let raw_name = class::split(TOKEN, rest).0;
         let Some((end, clean)) = line_end(rest) else {
             self.at = self.bytes.len();
             return Step::Unterminated;
         };
         self.at += end + 2;
-        // Without a colon the name may reach to the end of all bytes.
-        let after = trim_lws_start(rest[..end].get(raw_name.len()..).unwrap_or_default());
-        match after.split_first() {
-            Some((b':', value)) if clean && !raw_name.is_empty() => Step::Field(Field {
-                name: Name::of(raw_name),
-                raw_name,
-                value: trim_lws(value),
-            }),
+        match header_field(&rest[..end]) {
+            Some(field) if clean => Step::Field(field),
             _ => Step::Malformed,
         }
     }
+}
+
+/// `field-name HCOLON field-value`, where white space may stand before the colon (RFC 3261 25.1).
+#[inline]
+fn header_field(line: &[u8]) -> Option<Field<'_>> {
+    let colon = memchr(b':', line)?;
+    let mut raw_name = &line[..colon];
+    while let [rest @ .., b' ' | b'\t'] = raw_name {
+        raw_name = rest;
+    }
+    let name = Name::of(raw_name);
+    // A name that is known is a token.
+    if name == Name::Other && (raw_name.is_empty() || !class::all(TOKEN, raw_name)) {
+        return None;
+    }
+    Some(Field {
+        name,
+        raw_name,
+        value: trim_lws(&line[colon + 1..]),
+    })
 }
 
 /// Whether a header field of this first letter can be one that `answer` reads.

@@ -474,3 +474,182 @@ fn thousandths(text: &[u8]) -> Option<u16> {
     let value = whole + padded.fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
     (value <= 1000).then_some(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_via_may_have_ipv6_white_space_and_an_empty_rport() {
+        let via =
+            Via::parse(b"SIP / 2.0 / UDP\t[2001:db8::1] : 5061 ;rport ; branch = z9hG4bKx;ttl=3")
+                .unwrap();
+        assert_eq!(
+            (via.transport, via.host),
+            (&b"UDP"[..], &b"[2001:db8::1]"[..])
+        );
+        assert_eq!((via.port, via.rport), (Some(5061), true));
+        assert_eq!(via.branch, Some(&b"z9hG4bKx"[..]));
+        let answered = Via::parse(b"SIP/2.0/UDP h;rport=7;received=2001:db8::2").unwrap();
+        assert!(!answered.rport);
+        assert_eq!(answered.received, Some(&b"2001:db8::2"[..]));
+    }
+
+    #[test]
+    fn malformed_vias_are_refused() {
+        for bad in [
+            "",
+            "SIP/2.0/UDP",
+            "SIP/2.0/UDPh",
+            "SIP/2.0 h",
+            "SIP/3.0/UDP h",
+            "SIP/2.0/UDP h:0",
+            "SIP/2.0/UDP h:65536",
+            "SIP/2.0/UDP h:",
+            "SIP/2.0/UDP h;;branch=a",
+            "SIP/2.0/UDP h;branch=",
+            "SIP/2.0/UDP h branch=a",
+            "SIP/2.0/UDP [::1",
+            "SIP/2.0/UDP 1.2.3.400",
+            "SIP/2.0/UDP ;branch=a",
+        ] {
+            assert!(Via::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_come_with_and_without_brackets() {
+        let quoted = NameAddr::parse(b"\"a \\\" <b>;\" <sip:c@d;x=1>;tag=t ; e").unwrap();
+        assert_eq!(quoted.uri, b"sip:c@d;x=1");
+        assert_eq!(quoted.display, b"\"a \\\" <b>;\"");
+        assert_eq!(
+            (quoted.tag(), quoted.params.get("E")),
+            (Some(&b"t"[..]), Some(&b""[..]))
+        );
+        let bare = NameAddr::parse(b"sip:c@d;tag=t;x=\"<1>\"").unwrap();
+        assert_eq!((bare.uri, bare.tag()), (&b"sip:c@d"[..], Some(&b"t"[..])));
+        assert_eq!(bare.params.get("x"), Some(&b"<1>"[..]));
+        for bad in [
+            "",
+            "<>",
+            "sip:",
+            "<sip:a",
+            "sip:a?b=c",
+            "sip:a,b",
+            "\"x <sip:a>",
+            "\"x\" sip:a",
+            "a, b <sip:c>",
+            "<sip:a> b",
+            "< sip:a>",
+            "<sip:a>;;",
+            "<sip:a\r\n b>",
+            "<sip:a>;tag=\"a\r\n b\"",
+            "a",
+        ] {
+            assert!(NameAddr::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cseq_numbers_stay_below_two_to_the_31() {
+        let parsed = CSeq::parse(b"2147483647\r\n  NOTIFY").unwrap();
+        assert_eq!(
+            (parsed.number, parsed.method),
+            (2_147_483_647, &b"NOTIFY"[..])
+        );
+        for bad in [
+            "2147483648 A",
+            "4294967297 A",
+            "1",
+            "A",
+            "1A",
+            "-1 A",
+            "1 A B",
+            "1 ",
+        ] {
+            assert!(CSeq::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn event_rates_follow_rfc_6446() {
+        let event = Event::parse(
+            b"SIPserver ;id=7;max-rate=0.05 ; min-rate=5;adaptive-min-rate=99.9999999999",
+        )
+        .unwrap();
+        assert_eq!(
+            (event.package, event.id),
+            (&b"SIPserver"[..], Some(&b"7"[..]))
+        );
+        assert_eq!(event.max_rate.map(Rate::interval_ms), Some(20_000));
+        assert_eq!(event.min_rate.map(Rate::interval_ms), Some(200));
+        assert_eq!(event.adaptive_min_rate.map(Rate::interval_ms), Some(11));
+        for bad in [
+            "0",
+            "0.0",
+            "0.0000000000",
+            "100",
+            "1.",
+            ".5",
+            "-1",
+            "1.00000000001",
+            "1e1",
+            "",
+        ] {
+            assert!(
+                Event::parse(format!("a;max-rate={bad}").as_bytes()).is_none(),
+                "{bad}"
+            );
+        }
+        assert!(Event::parse(b"a;id=\"x y\"").is_none());
+        assert!(Event::parse(b"").is_none());
+    }
+
+    #[test]
+    fn rates_print_without_noise() {
+        let shown = |ms| Rate::from_interval_ms(ms).to_string();
+        assert_eq!(shown(60_000), "0.0166666667");
+        assert_eq!(shown(200), "5");
+        assert_eq!(shown(2_000), "0.5");
+        assert_eq!(shown(0), "99.9999999999");
+        assert_eq!(shown(u64::MAX), "0.0000000001");
+        assert_eq!(Rate::from_interval_ms(60_000).interval_ms(), 60_000);
+    }
+
+    #[test]
+    fn numbers_saturate_and_have_digits_only() {
+        assert_eq!(delta_seconds(b"4294967295"), Some(u32::MAX));
+        assert_eq!(delta_seconds(b"99999999999999999999"), Some(u32::MAX));
+        assert_eq!(delta_seconds(b"007"), Some(7));
+        for bad in ["", "-1", "+1", "1 ", "0x1"] {
+            assert_eq!(delta_seconds(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(retry_after(b"120 (in a meeting);duration=9"), Some(120));
+        assert_eq!(retry_after(b"soon"), None);
+        assert_eq!(retry_after(b"12x"), None);
+    }
+
+    #[test]
+    fn media_ranges_carry_their_preference() {
+        let range = MediaRange::parse(b"application / * ; q=0.5;v=\"a,b\"").unwrap();
+        assert_eq!(
+            (range.kind, range.subtype, range.q),
+            (&b"application"[..], &b"*"[..], 500)
+        );
+        assert!(range.covers("application", "serverinfo+xml"));
+        assert!(!range.covers("text", "plain"));
+        assert!(MediaRange::parse(b"*/*").unwrap().covers("a", "b"));
+        assert!(MediaRange::parse(b"A/B").unwrap().covers("a", "b"));
+        for bad in [
+            "a",
+            "a/",
+            "/b",
+            "a/b;q=2",
+            "a/b;q=1.001",
+            "a/b;q=0.1234",
+            "a/b c",
+        ] {
+            assert!(MediaRange::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+}

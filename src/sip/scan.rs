@@ -43,6 +43,7 @@ pub enum Name {
     Allow,
     Warning,
     Authorization,
+    /// Stands last, so that it counts the names before it.
     Other,
 }
 
@@ -630,4 +631,146 @@ fn element_end(text: &[u8]) -> usize {
         }
     }
     text.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: &str =
+        "OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKa\r\nl: 3\r\n\r\nabcd";
+
+    fn fault(bytes: &str) -> ScanError {
+        scan(bytes.as_bytes()).unwrap_err().error
+    }
+
+    #[test]
+    fn names_are_known_in_any_case_and_in_compact_form() {
+        let spelled = [
+            (&b"vIa"[..], Name::Via),
+            (b"SIP-ETAG", Name::SipEtag),
+            (b"Call-Id", Name::CallId),
+            (b"contact", Name::Contact),
+            (b"max-forwards", Name::MaxForwards),
+            (b"suppress-if-match", Name::SuppressIfMatch),
+            (b"User-Agent", Name::Other),
+            (b"Max_Forwards", Name::Other),
+            (b"", Name::Other),
+        ];
+        for (raw, name) in spelled {
+            assert_eq!(Name::of(raw), name, "{}", raw.escape_ascii());
+        }
+        for (compact, long) in b"vftimlceKoU".iter().zip([
+            Name::Via,
+            Name::From,
+            Name::To,
+            Name::CallId,
+            Name::Contact,
+            Name::ContentLength,
+            Name::ContentType,
+            Name::ContentEncoding,
+            Name::Supported,
+            Name::Event,
+            Name::AllowEvents,
+        ]) {
+            assert_eq!(Name::of(&[*compact]), long);
+            assert_eq!(Name::of(long.as_str().as_bytes()), long);
+        }
+    }
+
+    #[test]
+    fn a_datagram_ends_at_content_length_or_else_at_its_end() {
+        let message = scan(OPTIONS.as_bytes()).unwrap();
+        assert_eq!(message.body, b"abc");
+        assert_eq!(message.length, OPTIONS.len() - 1);
+        let without = OPTIONS.replace("l: 3", "x: 3");
+        assert_eq!(scan(without.as_bytes()).unwrap().body, b"abcd");
+        assert_eq!(
+            fault(&OPTIONS.replace("l: 3", "l: 5")),
+            ScanError::ShortBody
+        );
+        assert_eq!(
+            fault(&OPTIONS.replace("l: 3", "l: 3\r\nl: 3")),
+            ScanError::ContentLength
+        );
+        assert_eq!(
+            fault(&OPTIONS.replace("l: 3", "l: 3 3")),
+            ScanError::ContentLength
+        );
+    }
+
+    #[test]
+    fn a_malformed_line_does_not_hide_the_others() {
+        for bad in [
+            "no colon", ": empty", "na me: x", "x: a\rb", "x: a\nb", " fold",
+        ] {
+            let text = OPTIONS.replace(
+                "OPTIONS sip:a SIP/2.0\r\n",
+                &format!("OPTIONS sip:a SIP/2.0\r\n{bad}\r\n"),
+            );
+            let failure = scan(text.as_bytes()).unwrap_err();
+            assert_eq!(failure.error, ScanError::Field, "{bad}");
+            let message = failure.message.unwrap();
+            assert!(message.first(Name::Via).is_some(), "{bad}");
+            assert_eq!(message.body, b"abc", "{bad}");
+        }
+    }
+
+    #[test]
+    fn start_lines_are_told_apart() {
+        let with = |line: &str| OPTIONS.replace("OPTIONS sip:a SIP/2.0", line);
+        assert_eq!(fault(&with("OPTIONS sip:a SIP/3.0")), ScanError::Version);
+        assert_eq!(fault(&with("OPTIONS sip:a  SIP/2.0")), ScanError::StartLine);
+        assert_eq!(fault(&with("OPT@ONS sip:a SIP/2.0")), ScanError::StartLine);
+        assert_eq!(fault(&with("GET / HTTP/1.1")), ScanError::NotSip);
+        assert_eq!(fault(&with("SIP/2.0 20 OK")), ScanError::StartLine);
+        assert_eq!(fault(&with("SIP/2.0 700 OK")), ScanError::StartLine);
+        assert_eq!(fault(&with("SIP/2.1 200 OK")), ScanError::Version);
+        assert_eq!(fault("\r\n\r\n"), ScanError::KeepAlive);
+        assert_eq!(fault(""), ScanError::KeepAlive);
+        assert!(
+            scan(with("\r\noptions sip:a sip/2.0").as_bytes())
+                .unwrap()
+                .is_request()
+        );
+    }
+
+    #[test]
+    fn a_message_that_breaks_off_is_answerable_by_what_was_read() {
+        let cut = &OPTIONS[..OPTIONS.find("l: 3").unwrap()];
+        let failure = scan(cut.as_bytes()).unwrap_err();
+        assert_eq!(failure.error, ScanError::Unterminated);
+        assert!(failure.message.unwrap().first(Name::Via).is_some());
+    }
+
+    #[test]
+    fn frames_end_by_content_length_and_keep_to_their_limits() {
+        let whole = OPTIONS.as_bytes();
+        let head = OPTIONS.find("abcd").unwrap();
+        assert_eq!(frame(whole, 1000, 1000), Frame::Complete(head + 3));
+        assert_eq!(frame(&whole[..head + 2], 1000, 1000), Frame::Partial);
+        assert_eq!(frame(whole, 1000, 2), Frame::Bad(ScanError::BodyTooLong));
+        assert_eq!(frame(whole, head, 1000), Frame::Complete(head + 3));
+        assert_eq!(
+            frame(whole, head - 1, 1000),
+            Frame::Bad(ScanError::HeadTooLong)
+        );
+        assert_eq!(frame(b"\r\n\r\n\r", 1000, 0), Frame::KeepAlive(4));
+        assert_eq!(frame(b"\r", 1000, 0), Frame::Partial);
+        assert_eq!(frame(b"", 1000, 0), Frame::Partial);
+        assert_eq!(
+            frame(b"GET / HTTP/1.1\r\n", 1000, 0),
+            Frame::Bad(ScanError::NotSip)
+        );
+        let without = OPTIONS.replace("l: 3", "x: 3");
+        assert_eq!(
+            frame(without.as_bytes(), 1000, 1000),
+            Frame::Bad(ScanError::NoContentLength)
+        );
+        let huge = OPTIONS.replace("l: 3", "l: 99999999999999999999");
+        assert_eq!(
+            frame(huge.as_bytes(), 1000, 1000),
+            Frame::Bad(ScanError::BodyTooLong)
+        );
+    }
 }

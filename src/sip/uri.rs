@@ -229,3 +229,66 @@ pub(super) fn is_any_uri(raw: &[u8]) -> bool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_uri_comes_apart() {
+        let uri = SipUri::parse(
+            b"SIPS:a%20b;x:pw@[2001:db8::1]:5061;transport=tls;lr;maddr=192.0.2.1?h=v",
+        )
+        .unwrap();
+        assert!(uri.secure && uri.lr());
+        assert_eq!(uri.user, Some(&b"a%20b;x"[..]));
+        assert_eq!(uri.host, Host::Ip("2001:db8::1".parse().unwrap()));
+        assert_eq!((uri.port, uri.transport()), (Some(5061), Some(&b"tls"[..])));
+        assert_eq!(uri.maddr(), Some(Host::Ip("192.0.2.1".parse().unwrap())));
+        assert_eq!(uri.headers, Some(&b"h=v"[..]));
+    }
+
+    #[test]
+    fn other_schemes_are_told_from_malformed_uris() {
+        for other in ["tel:+1", "http://a", "urn:x:y", "sipx:a"] {
+            assert_eq!(
+                SipUri::parse(other.as_bytes()).unwrap_err(),
+                UriError::Scheme,
+                "{other}"
+            );
+        }
+        for bad in [
+            "",
+            "sip",
+            "sip:",
+            ":a",
+            "1a:b",
+            "<sip:a>",
+            "sip:@a",
+            "sip:a@",
+            "sip:a@b@c",
+            "sip:a b",
+            "sip:a:0",
+            "sip:a:99999",
+            "sip:a:x",
+            "sip:a%2",
+            "sip:a%zz@b",
+            "sip:a\0b",
+            "sip:[::g]",
+            "sip:[::1",
+            "sip:a..b",
+            "sip:1.2.3",
+            "sip:a;;b",
+            "sip:a;b=",
+            "sip:a;=b",
+            "sip:\u{e9}@b",
+            "sip:a?\"",
+        ] {
+            assert_eq!(
+                SipUri::parse(bad.as_bytes()).unwrap_err(),
+                UriError::Syntax,
+                "{bad}"
+            );
+        }
+    }
+}

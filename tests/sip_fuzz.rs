@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use fanfare::sip::answer::answer;
 use fanfare::sip::header::{
-    CSeq, Event, MediaRange, NameAddr, Params, Rate, Via, delta_seconds, retry_after, tokens,
+    CSeq, Event, MediaRange, NameAddr, Params, Rate, State, Via, delta_seconds, retry_after, tokens,
 };
 use fanfare::sip::request::Request;
 use fanfare::sip::scan::{Elements, Frame, Message, Name, ScanError, Start, frame, scan};
@@ -95,6 +95,8 @@ fn mutate(random: &mut impl Rng, bytes: &mut Vec<u8>) {
         b"Via: SIP/2.0/UDP [::1]:1;rport;received=9\r\n",
         b"Contact: *\r\n",
         b"\t\r\n\t",
+        b";tag=\"a\r\n X: y\"",
+        b";id=\"a\r\n b\"",
     ];
     let length = bytes.len();
     let at = random.random_range(0..=length);
@@ -166,6 +168,7 @@ fn every_grammar(value: &[u8]) {
         delta_seconds(value),
         retry_after(value),
     );
+    assert!(State::parse(value).is_none_or(|state| !state.state.is_empty()));
     assert!(tokens(value).count() <= value.len());
 }
 

@@ -339,6 +339,35 @@ impl<'a> Event<'a> {
     }
 }
 
+/// The Subscription-State header field (RFC 6665 8.2.3), as a subscriber reads it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State<'a> {
+    /// `active`, `pending`, `terminated` or an extension, as written.
+    pub state: &'a [u8],
+    /// In seconds.
+    pub expires: Option<u32>,
+    pub reason: Option<&'a [u8]>,
+    /// In seconds.
+    pub retry_after: Option<u32>,
+}
+
+impl<'a> State<'a> {
+    pub fn parse(value: &'a [u8]) -> Option<State<'a>> {
+        let (state, rest) = token(value)?;
+        let params = Params::parse(rest)?;
+        let seconds = |name| match params.get(name) {
+            None => Some(None),
+            Some(text) => delta_seconds(text).map(Some),
+        };
+        Some(State {
+            state,
+            expires: seconds("expires")?,
+            reason: params.get("reason"),
+            retry_after: seconds("retry-after")?,
+        })
+    }
+}
+
 /// A rate of RFC 6446, in ten-billionths of a notification per second: 1 to 999,999,999,999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rate(u64);
@@ -603,6 +632,19 @@ mod tests {
         }
         assert!(Event::parse(b"a;id=\"x y\"").is_none());
         assert!(Event::parse(b"").is_none());
+    }
+
+    #[test]
+    fn a_subscription_state_is_read_back() {
+        let running = State::parse(b"active;expires=60;max-rate=0.5").unwrap();
+        assert_eq!((running.state, running.expires), (&b"active"[..], Some(60)));
+        let ended = State::parse(b"terminated ;reason=probation;retry-after=5").unwrap();
+        assert_eq!(
+            (ended.reason, ended.retry_after),
+            (Some(&b"probation"[..]), Some(5))
+        );
+        assert!(State::parse(b"active;expires=soon").is_none());
+        assert!(State::parse(b";expires=1").is_none());
     }
 
     #[test]

@@ -3,7 +3,10 @@
 
 pub mod answer;
 mod class;
+mod event;
 pub mod header;
+mod name;
+mod params;
 pub mod request;
 pub mod scan;
 pub mod uri;

@@ -4,7 +4,8 @@
 use thiserror::Error;
 
 use super::class::{self, VISIBLE};
-use super::header::{CSeq, Event, MediaRange, NameAddr, Via, delta_seconds, is_token};
+use super::header::{CSeq, Event, MediaRange, NameAddr, Via, delta_seconds};
+use super::params::is_token;
 use super::scan::{Elements, Message, Name, Start};
 use super::uri::{SipUri, UriError};
 

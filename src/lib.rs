@@ -1,4 +1,5 @@
 //! Fanfare: a SIP event-notification publisher for server clusters.
 
 pub mod info;
+pub mod sip;
 pub mod wire;

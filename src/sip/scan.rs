@@ -1,0 +1,660 @@
+//! One pass over a message's bytes: start line, header fields, body; and where a message ends on a stream.
+//! Knows header names, not what their values mean.
+
+use memchr::{memchr, memchr2, memmem};
+use smallvec::SmallVec;
+use thiserror::Error;
+
+/// A message with more header fields than this is refused.
+pub const MAX_FIELDS: usize = 256;
+
+/// The header fields that some room asks for by name; all else is `Other`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Name {
+    Via,
+    From,
+    To,
+    CallId,
+    CSeq,
+    Contact,
+    RecordRoute,
+    Route,
+    MaxForwards,
+    Event,
+    SubscriptionState,
+    Expires,
+    MinExpires,
+    Accept,
+    AcceptEncoding,
+    Require,
+    ProxyRequire,
+    Supported,
+    Unsupported,
+    ContentType,
+    ContentEncoding,
+    ContentLength,
+    SipEtag,
+    SipIfMatch,
+    SuppressIfMatch,
+    RetryAfter,
+    AllowEvents,
+    Allow,
+    Warning,
+    Authorization,
+    Other,
+}
+
+impl Name {
+    /// The name behind a header field's spelling, in any case, long or compact (RFC 3261 7.3.1, 7.3.3).
+    pub fn of(raw: &[u8]) -> Name {
+        let candidates: &[Name] = match raw.len() {
+            1 => return Name::of_compact(raw[0]),
+            2 => &[Name::To],
+            3 => &[Name::Via],
+            4 => &[Name::From, Name::CSeq],
+            5 => &[Name::Event, Name::Route, Name::Allow],
+            6 => &[Name::Accept],
+            7 => &[
+                Name::CallId,
+                Name::Contact,
+                Name::Expires,
+                Name::Require,
+                Name::Warning,
+            ],
+            8 => &[Name::SipEtag],
+            9 => &[Name::Supported],
+            11 => &[Name::RetryAfter, Name::MinExpires, Name::Unsupported],
+            12 => &[
+                Name::MaxForwards,
+                Name::RecordRoute,
+                Name::ContentType,
+                Name::AllowEvents,
+                Name::SipIfMatch,
+            ],
+            13 => &[Name::ProxyRequire, Name::Authorization],
+            14 => &[Name::ContentLength],
+            15 => &[Name::AcceptEncoding],
+            16 => &[Name::ContentEncoding],
+            17 => &[Name::SuppressIfMatch],
+            18 => &[Name::SubscriptionState],
+            _ => &[],
+        };
+        candidates
+            .iter()
+            .copied()
+            .find(|name| raw.eq_ignore_ascii_case(name.as_str().as_bytes()))
+            .unwrap_or(Name::Other)
+    }
+
+    fn of_compact(letter: u8) -> Name {
+        match letter.to_ascii_lowercase() {
+            b'v' => Name::Via,
+            b'f' => Name::From,
+            b't' => Name::To,
+            b'i' => Name::CallId,
+            b'm' => Name::Contact,
+            b'l' => Name::ContentLength,
+            b'c' => Name::ContentType,
+            b'e' => Name::ContentEncoding,
+            b'k' => Name::Supported,
+            b'o' => Name::Event,
+            b'u' => Name::AllowEvents,
+            _ => Name::Other,
+        }
+    }
+
+    /// The long spelling, as the RFCs write it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Name::Via => "Via",
+            Name::From => "From",
+            Name::To => "To",
+            Name::CallId => "Call-ID",
+            Name::CSeq => "CSeq",
+            Name::Contact => "Contact",
+            Name::RecordRoute => "Record-Route",
+            Name::Route => "Route",
+            Name::MaxForwards => "Max-Forwards",
+            Name::Event => "Event",
+            Name::SubscriptionState => "Subscription-State",
+            Name::Expires => "Expires",
+            Name::MinExpires => "Min-Expires",
+            Name::Accept => "Accept",
+            Name::AcceptEncoding => "Accept-Encoding",
+            Name::Require => "Require",
+            Name::ProxyRequire => "Proxy-Require",
+            Name::Supported => "Supported",
+            Name::Unsupported => "Unsupported",
+            Name::ContentType => "Content-Type",
+            Name::ContentEncoding => "Content-Encoding",
+            Name::ContentLength => "Content-Length",
+            Name::SipEtag => "SIP-ETag",
+            Name::SipIfMatch => "SIP-If-Match",
+            Name::SuppressIfMatch => "Suppress-If-Match",
+            Name::RetryAfter => "Retry-After",
+            Name::AllowEvents => "Allow-Events",
+            Name::Allow => "Allow",
+            Name::Warning => "Warning",
+            Name::Authorization => "Authorization",
+            Name::Other => "header field",
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One header field. The value has no white space around it; folds (CRLF and white space) may stand in it.
+#[derive(Debug, Clone, Copy)]
+pub struct Field<'a> {
+    pub name: Name,
+    pub raw_name: &'a [u8],
+    pub value: &'a [u8],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start<'a> {
+    Request { method: &'a [u8], uri: &'a [u8] },
+    Response { status: u16, reason: &'a [u8] },
+}
+
+/// A message taken apart, its values not yet judged.
+#[derive(Debug, Clone)]
+pub struct Message<'a> {
+    pub start: Start<'a>,
+    pub fields: SmallVec<[Field<'a>; 32]>,
+    pub body: &'a [u8],
+    /// Bytes from the first one given to the body's last: what lies behind was not looked at.
+    pub length: usize,
+}
+
+impl<'a> Message<'a> {
+    pub fn is_request(&self) -> bool {
+        matches!(self.start, Start::Request { .. })
+    }
+
+    /// The value of the first header field of this name.
+    pub fn first(&self, name: Name) -> Option<&'a [u8]> {
+        self.all(name).next()
+    }
+
+    /// The values of all header fields of this name, in order, lists not split.
+    pub fn all(&self, name: Name) -> impl Iterator<Item = &'a [u8]> {
+        self.fields
+            .iter()
+            .filter(move |field| field.name == name)
+            .map(|field| field.value)
+    }
+
+    /// The elements of a comma-separated list that may be spread over several fields (RFC 3261 7.3.1).
+    pub fn elements(&self, name: Name) -> impl Iterator<Item = &'a [u8]> {
+        self.all(name).flat_map(Elements::of)
+    }
+}
+
+/// Why bytes are not a message that can be served. The text suits a Warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum ScanError {
+    #[error("a keep-alive")]
+    KeepAlive,
+    #[error("not SIP")]
+    NotSip,
+    #[error("SIP version other than 2.0")]
+    Version,
+    #[error("malformed start line")]
+    StartLine,
+    #[error("malformed header field")]
+    Field,
+    #[error("more than {MAX_FIELDS} header fields")]
+    TooManyFields,
+    #[error("no empty line ends the header fields")]
+    Unterminated,
+    #[error("malformed or repeated Content-Length")]
+    ContentLength,
+    #[error("body shorter than Content-Length")]
+    ShortBody,
+    #[error("no Content-Length on a stream")]
+    NoContentLength,
+    #[error("header fields too long")]
+    HeadTooLong,
+    #[error("body too long")]
+    BodyTooLong,
+    #[error("no Via branch or CSeq that would name a transaction")]
+    NoTransaction,
+    #[error("a response with more than one Via")]
+    Misrouted,
+}
+
+impl ScanError {
+    /// What a request with this fault is answered; `None`: nothing, it is dropped.
+    pub fn status(self) -> Option<u16> {
+        match self {
+            ScanError::KeepAlive
+            | ScanError::NotSip
+            | ScanError::NoTransaction
+            | ScanError::Misrouted => None,
+            ScanError::Version => Some(505),
+            ScanError::HeadTooLong | ScanError::BodyTooLong => Some(513),
+            ScanError::StartLine
+            | ScanError::Field
+            | ScanError::TooManyFields
+            | ScanError::Unterminated
+            | ScanError::ContentLength
+            | ScanError::ShortBody
+            | ScanError::NoContentLength => Some(400),
+        }
+    }
+}
+
+/// The first fault found, and as much of the message as could be read: enough, mostly, to answer a request.
+#[derive(Debug, Error)]
+#[error("{error}")]
+pub struct ScanFailure<'a> {
+    pub error: ScanError,
+    pub message: Option<Box<Message<'a>>>,
+}
+
+impl From<ScanError> for ScanFailure<'_> {
+    fn from(error: ScanError) -> Self {
+        ScanFailure {
+            error,
+            message: None,
+        }
+    }
+}
+
+/// Takes one datagram (or one framed message) apart. Bytes beyond Content-Length are discarded, a body shorter
+/// than it is an error (RFC 3261 18.3); without Content-Length the body is the rest.
+pub fn scan(bytes: &[u8]) -> Result<Message<'_>, ScanFailure<'_>> {
+    let mut cursor = Cursor::new(bytes)?;
+    let (start, mut fault) = start_line(cursor.start_line()?)?;
+    let mut fields = SmallVec::new();
+    let mut content_length = None;
+    loop {
+        match cursor.field() {
+            Step::End => break,
+            Step::Unterminated => {
+                fault.get_or_insert(ScanError::Unterminated);
+                break;
+            }
+            Step::Malformed => {
+                fault.get_or_insert(ScanError::Field);
+            }
+            Step::Field(_) if fields.len() == MAX_FIELDS => {
+                fault.get_or_insert(ScanError::TooManyFields);
+                break;
+            }
+            Step::Field(field) => {
+                if field.name == Name::ContentLength
+                    && take_length(&mut content_length, field.value).is_err()
+                {
+                    fault.get_or_insert(ScanError::ContentLength);
+                }
+                fields.push(field);
+            }
+        }
+    }
+    let rest = &bytes[cursor.at..];
+    let wanted = content_length.unwrap_or(rest.len());
+    if wanted > rest.len() {
+        fault.get_or_insert(ScanError::ShortBody);
+    }
+    let body = &rest[..wanted.min(rest.len())];
+    let message = Message {
+        start,
+        fields,
+        body,
+        length: cursor.at + body.len(),
+    };
+    match fault {
+        None => Ok(message),
+        Some(error) => Err(ScanFailure {
+            error,
+            message: Some(Box::new(message)),
+        }),
+    }
+}
+
+/// RFC 4475 3.3.9: with two Content-Length values there is no telling where the message ends.
+fn take_length(known: &mut Option<usize>, value: &[u8]) -> Result<(), ScanError> {
+    let digits = !value.is_empty() && value.iter().all(u8::is_ascii_digit);
+    if !digits || known.is_some() {
+        return Err(ScanError::ContentLength);
+    }
+    let length = value.iter().fold(0usize, |sum, digit| {
+        sum.saturating_mul(10)
+            .saturating_add(usize::from(digit - b'0'))
+    });
+    *known = Some(length);
+    Ok(())
+}
+
+/// How far the first message on a stream reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Frame {
+    /// So many leading bytes of CRLF to drop (RFC 3261 7.5, RFC 5626 4.4.1).
+    KeepAlive(usize),
+    /// More bytes are needed.
+    Partial,
+    /// The message is the first so many bytes.
+    Complete(usize),
+    /// No boundary can be found any more: the connection has to be closed.
+    Bad(ScanError),
+}
+
+/// Finds the first message's end by Content-Length, which a stream's messages must have (RFC 3261 18.3, 20.14).
+/// Lengths in bytes; `max_head` counts the empty line.
+pub fn frame(bytes: &[u8], max_head: usize, max_body: usize) -> Frame {
+    let blank = bytes
+        .chunks_exact(2)
+        .take_while(|two| two == b"\r\n")
+        .count()
+        * 2;
+    if blank > 0 {
+        return Frame::KeepAlive(blank);
+    }
+    let Some(end) = memmem::find(&bytes[..bytes.len().min(max_head)], b"\r\n\r\n") else {
+        return headless(bytes, max_head);
+    };
+    let head = &bytes[..end + 4];
+    match content_length(head) {
+        Err(error) => Frame::Bad(error),
+        Ok(body) if body > max_body => Frame::Bad(ScanError::BodyTooLong),
+        Ok(body) if bytes.len() - head.len() < body => Frame::Partial,
+        Ok(body) => Frame::Complete(head.len() + body),
+    }
+}
+
+fn headless(bytes: &[u8], max_head: usize) -> Frame {
+    if bytes.len() >= max_head {
+        return Frame::Bad(ScanError::HeadTooLong);
+    }
+    let Some(end) = memmem::find(bytes, b"\r\n") else {
+        return Frame::Partial;
+    };
+    match start_line(&bytes[..end]) {
+        Err(error) => Frame::Bad(error),
+        Ok(_) => Frame::Partial,
+    }
+}
+
+fn content_length(head: &[u8]) -> Result<usize, ScanError> {
+    let mut cursor = Cursor::new(head)?;
+    start_line(cursor.start_line()?)?;
+    let mut length = None;
+    loop {
+        match cursor.field() {
+            Step::Field(field) if field.name == Name::ContentLength => {
+                take_length(&mut length, field.value)?;
+            }
+            Step::Field(_) | Step::Malformed => {}
+            Step::End | Step::Unterminated => return length.ok_or(ScanError::NoContentLength),
+        }
+    }
+}
+
+/// The start line, and the fault that forbids to serve it although it could be read.
+pub(super) fn start_line(line: &[u8]) -> Result<(Start<'_>, Option<ScanError>), ScanError> {
+    match line.split_at_checked(4) {
+        Some((name, _)) if name.eq_ignore_ascii_case(b"SIP/") => status_line(line),
+        _ => request_line(line),
+    }
+}
+
+/// `SIP-Version SP Status-Code SP Reason-Phrase`; a missing last SP is forgiven.
+fn status_line(line: &[u8]) -> Result<(Start<'_>, Option<ScanError>), ScanError> {
+    let (version, rest) = split_at_space(line).ok_or(ScanError::StartLine)?;
+    if !version.eq_ignore_ascii_case(b"SIP/2.0") {
+        return Err(ScanError::Version);
+    }
+    let (code, reason) = split_at_space(rest).unwrap_or((rest, b""));
+    let &[
+        hundreds @ b'1'..=b'6',
+        tens @ b'0'..=b'9',
+        ones @ b'0'..=b'9',
+    ] = code
+    else {
+        return Err(ScanError::StartLine);
+    };
+    let digit = |byte: u8| u16::from(byte - b'0');
+    let status = digit(hundreds) * 100 + digit(tens) * 10 + digit(ones);
+    Ok((Start::Response { status, reason }, None))
+}
+
+/// `Method SP Request-URI SP SIP-Version`, nothing more (RFC 3261 7.1).
+fn request_line(line: &[u8]) -> Result<(Start<'_>, Option<ScanError>), ScanError> {
+    let trimmed = line.trim_ascii_end();
+    let version_at = memchr::memrchr(b' ', trimmed).ok_or(ScanError::NotSip)?;
+    let version = &trimmed[version_at + 1..];
+    if !is_version(version) {
+        return Err(ScanError::NotSip);
+    }
+    let (method, uri) = split_at_space(&trimmed[..version_at]).ok_or(ScanError::NotSip)?;
+    let strange = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
+    let well_formed = trimmed.len() == line.len()
+        && is_token(method)
+        && !uri.is_empty()
+        && !uri.iter().any(strange);
+    let fault = if !well_formed {
+        Some(ScanError::StartLine)
+    } else if !version.eq_ignore_ascii_case(b"SIP/2.0") {
+        Some(ScanError::Version)
+    } else {
+        None
+    };
+    Ok((Start::Request { method, uri }, fault))
+}
+
+fn is_version(text: &[u8]) -> bool {
+    let Some((name, number)) = text.split_at_checked(4) else {
+        return false;
+    };
+    let numeric = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
+    name.eq_ignore_ascii_case(b"SIP/")
+        && memchr(b'.', number)
+            .is_some_and(|dot| numeric(&number[..dot]) && numeric(&number[dot + 1..]))
+}
+
+fn split_at_space(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    memchr(b' ', text).map(|space| (&text[..space], &text[space + 1..]))
+}
+
+/// What stands next in a head.
+#[derive(Debug)]
+pub(super) enum Step<'a> {
+    Field(Field<'a>),
+    /// A line that is no header field; the next one may be.
+    Malformed,
+    /// The empty line was read.
+    End,
+    /// The bytes ended before the empty line.
+    Unterminated,
+}
+
+/// Walks over a head, line by line. Only CRLF ends a line, so that every reader of a message finds the same end.
+#[derive(Debug)]
+pub(super) struct Cursor<'a> {
+    bytes: &'a [u8],
+    pub(super) at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    /// Steps over the CRLFs that may stand before a start line (RFC 3261 7.5).
+    pub(super) fn new(bytes: &'a [u8]) -> Result<Self, ScanError> {
+        let first = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
+        let at = first.ok_or(ScanError::KeepAlive)?;
+        Ok(Cursor { bytes, at })
+    }
+
+    pub(super) fn start_line(&mut self) -> Result<&'a [u8], ScanError> {
+        let rest = &self.bytes[self.at..];
+        let end = memchr2(b'\r', b'\n', rest).ok_or(ScanError::NotSip)?;
+        if !rest[end..].starts_with(b"\r\n") {
+            return Err(ScanError::NotSip);
+        }
+        self.at += end + 2;
+        Ok(&rest[..end])
+    }
+
+    /// The next field that `answer` may want; steps over the others by their line ends alone.
+    #[inline]
+    pub(super) fn wanted_field(&mut self) -> Step<'a> {
+        while let Some(letter) = self.bytes.get(self.at)
+            && !is_wanted(*letter)
+            && *letter != b'\r'
+        {
+            match line_end(&self.bytes[self.at..]) {
+                Some((end, _)) => self.at += end + 2,
+                None => return Step::Unterminated,
+            }
+        }
+        self.field()
+    }
+
+    #[inline]
+    pub(super) fn field(&mut self) -> Step<'a> {
+        let rest = &self.bytes[self.at..];
+        if rest.starts_with(b"\r\n") {
+            self.at += 2;
+            return Step::End;
+        }
+        let name_length = rest.iter().position(|byte| !is_token_byte(*byte));
+        let Some((end, clean)) = line_end(rest) else {
+            self.at = self.bytes.len();
+            return Step::Unterminated;
+        };
+        self.at += end + 2;
+        let raw_name = &rest[..name_length.unwrap_or(0)];
+        let after = trim_lws_start(&rest[raw_name.len()..end]);
+        match after.split_first() {
+            Some((b':', value)) if clean && !raw_name.is_empty() => Step::Field(Field {
+                name: Name::of(raw_name),
+                raw_name,
+                value: trim_lws(value),
+            }),
+            _ => Step::Malformed,
+        }
+    }
+}
+
+/// Whether a header field of this first letter can be one that `answer` reads.
+fn is_wanted(letter: u8) -> bool {
+    matches!(
+        letter | 0x20,
+        b'v' | b'c' | b'r' | b'e' | b'm' | b'o' | b' ' | b'\t'
+    )
+}
+
+/// Where the field at the front ends: at the first CRLF that no white space follows (RFC 3261 7.3.1). The flag
+/// is false where a CR or LF stands alone.
+#[inline]
+fn line_end(rest: &[u8]) -> Option<(usize, bool)> {
+    let mut clean = true;
+    let mut at = 0;
+    loop {
+        at += memchr2(b'\r', b'\n', &rest[at..])?;
+        if !rest[at..].starts_with(b"\r\n") {
+            clean = false;
+            at += 1;
+        } else if matches!(rest.get(at + 2), Some(b' ' | b'\t')) {
+            at += 3;
+        } else {
+            return Some((at, clean));
+        }
+    }
+}
+
+/// The elements of one comma-separated value; commas in quotes and in `<>` do not count, empty elements are skipped.
+#[derive(Debug, Clone)]
+pub struct Elements<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Elements<'a> {
+    pub fn of(value: &'a [u8]) -> Self {
+        Elements { rest: value }
+    }
+}
+
+impl<'a> Iterator for Elements<'a> {
+    type Item = &'a [u8];
+
+    fn next(&mut self) -> Option<&'a [u8]> {
+        while !self.rest.is_empty() {
+            let end = element_end(self.rest);
+            let element = trim_lws(&self.rest[..end]);
+            self.rest = self.rest.get(end + 1..).unwrap_or_default();
+            if !element.is_empty() {
+                return Some(element);
+            }
+        }
+        None
+    }
+}
+
+fn element_end(text: &[u8]) -> usize {
+    let (mut quoted, mut bracketed, mut escaped) = (false, false, false);
+    for (at, byte) in text.iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' if !bracketed => quoted = !quoted,
+            b'<' if !quoted => bracketed = true,
+            b'>' if !quoted => bracketed = false,
+            b',' if !quoted && !bracketed => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+/// Linear white space: SP, HTAB and the CRLF of a fold.
+pub(super) fn is_lws(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+pub(super) fn trim_lws_start(mut text: &[u8]) -> &[u8] {
+    while let [first, rest @ ..] = text
+        && is_lws(*first)
+    {
+        text = rest;
+    }
+    text
+}
+
+pub(super) fn trim_lws(text: &[u8]) -> &[u8] {
+    let mut text = trim_lws_start(text);
+    while let [rest @ .., last] = text
+        && is_lws(*last)
+    {
+        text = rest;
+    }
+    text
+}
+
+/// RFC 3261 25.1 `token`.
+pub(super) fn is_token(text: &[u8]) -> bool {
+    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
+}
+
+#[inline]
+pub(super) fn is_token_byte(byte: u8) -> bool {
+    TOKEN[usize::from(byte)]
+}
+
+const TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric()
+            || matches!(
+                byte,
+                b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~'
+            );
+        byte += 1;
+    }
+    table
+};

@@ -1,0 +1,431 @@
+//! Writing: the head of a NOTIFY, and responses to what was scanned, well formed or not.
+//! Knows no transport and keeps nothing; what peers wrote is copied onto single lines, so no copy can add a header field.
+
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
+
+use memchr::memchr2;
+use thiserror::Error;
+
+use super::EVENT_PACKAGE;
+use super::header::{NameAddr, Rate, Via};
+use super::scan::{Message, Name, Start};
+use super::uri::Host;
+
+/// Why a subscription ended (RFC 6665 4.1.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Reason {
+    Deactivated,
+    Probation,
+    Rejected,
+    Timeout,
+    Giveup,
+    NoResource,
+    Invariant,
+}
+
+impl Reason {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Reason::Deactivated => "deactivated",
+            Reason::Probation => "probation",
+            Reason::Rejected => "rejected",
+            Reason::Timeout => "timeout",
+            Reason::Giveup => "giveup",
+            Reason::NoResource => "noresource",
+            Reason::Invariant => "invariant",
+        }
+    }
+}
+
+/// What Subscription-State says; times in seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubscriptionState {
+    Active {
+        expires: u32,
+    },
+    Pending {
+        expires: u32,
+    },
+    Terminated {
+        reason: Reason,
+        retry_after: Option<u32>,
+    },
+}
+
+/// All that the head of a NOTIFY says. Texts of the peer's must stand on one line: as `Request::parse` gave them,
+/// or through `push_line`.
+#[derive(Debug, Clone, Copy)]
+pub struct Notify<'a> {
+    /// The Request-URI: the peer's Contact, or what strict routing makes of it (RFC 3261 12.2.1.1).
+    pub target: &'a [u8],
+    /// As it stands in a Via header field.
+    pub transport_name: &'static str,
+    pub sent_by: &'a [u8],
+    /// With the magic cookie.
+    pub branch: &'a [u8],
+    /// The route set, comma-separated; empty: none.
+    pub routes: &'a [u8],
+    pub from_uri: &'a [u8],
+    pub from_tag: &'a [u8],
+    pub to_uri: &'a [u8],
+    /// Empty where the peer gave none (RFC 2543).
+    pub to_tag: &'a [u8],
+    pub call_id: &'a [u8],
+    pub cseq: u32,
+    pub event_id: Option<&'a [u8]>,
+    pub state: SubscriptionState,
+    pub max_rate: Option<Rate>,
+    pub min_rate: Option<Rate>,
+    pub etag: &'a [u8],
+    /// The whole value of our Contact.
+    pub contact: &'a [u8],
+    pub content_type: Option<&'static str>,
+    /// In bytes.
+    pub content_length: usize,
+}
+
+impl Notify<'_> {
+    /// Appends the head, the empty line included. `branch` stands right after sent-by, where a socket filter finds
+    /// it; CSeq and `expires` do not change the length.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        push(
+            out,
+            &[b"NOTIFY ", self.target, b" SIP/2.0\r\nVia: SIP/2.0/"],
+        );
+        push(out, &[self.transport_name.as_bytes(), b" ", self.sent_by]);
+        push(
+            out,
+            &[b";branch=", self.branch, b";rport\r\nMax-Forwards: 70\r\n"],
+        );
+        if !self.routes.is_empty() {
+            push(out, &[b"Route: ", self.routes, b"\r\n"]);
+        }
+        push(out, &[b"From: <", self.from_uri, b">"]);
+        push_tag(out, self.from_tag);
+        push(out, &[b"\r\nTo: <", self.to_uri, b">"]);
+        push_tag(out, self.to_tag);
+        push(out, &[b"\r\nCall-ID: ", self.call_id, b"\r\nCSeq: "]);
+        push_padding(out, self.cseq);
+        push_number(out, self.cseq.into());
+        push(
+            out,
+            &[b" NOTIFY\r\nContact: ", self.contact, b"\r\nEvent: "],
+        );
+        out.extend_from_slice(EVENT_PACKAGE.as_bytes());
+        if let Some(id) = self.event_id {
+            push(out, &[b";id=", id]);
+        }
+        out.extend_from_slice(b"\r\nSubscription-State: ");
+        self.push_state(out);
+        push(out, &[b"\r\nSIP-ETag: ", self.etag, b"\r\n"]);
+        if let Some(content_type) = self.content_type {
+            push(out, &[b"Content-Type: ", content_type.as_bytes(), b"\r\n"]);
+        }
+        out.extend_from_slice(b"Content-Length: ");
+        push_number(out, self.content_length as u64);
+        out.extend_from_slice(b"\r\n\r\n");
+    }
+
+    fn push_state(&self, out: &mut Vec<u8>) {
+        match self.state {
+            SubscriptionState::Active { expires } => push_running(out, b"active", expires),
+            SubscriptionState::Pending { expires } => push_running(out, b"pending", expires),
+            SubscriptionState::Terminated {
+                reason,
+                retry_after,
+            } => {
+                push(out, &[b"terminated;reason=", reason.as_str().as_bytes()]);
+                if let Some(seconds) = retry_after {
+                    out.extend_from_slice(b";retry-after=");
+                    push_number(out, seconds.into());
+                }
+                return;
+            }
+        }
+        for (name, rate) in [("max-rate", self.max_rate), ("min-rate", self.min_rate)] {
+            if let Some(rate) = rate {
+                push_formatted(out, format_args!(";{name}={rate}"));
+            }
+        }
+    }
+}
+
+fn push_running(out: &mut Vec<u8>, state: &[u8], expires: u32) {
+    push_padding(out, expires);
+    push(out, &[state, b";expires="]);
+    push_number(out, expires.into());
+}
+
+fn push_tag(out: &mut Vec<u8>, tag: &[u8]) {
+    if !tag.is_empty() {
+        push(out, &[b";tag=", tag]);
+    }
+}
+
+fn push(out: &mut Vec<u8>, pieces: &[&[u8]]) {
+    for piece in pieces {
+        out.extend_from_slice(piece);
+    }
+}
+
+fn push_formatted(out: &mut Vec<u8>, text: std::fmt::Arguments<'_>) {
+    out.write_fmt(text)
+        .expect("a Vec takes all that is written");
+}
+
+/// The spaces that make a number ten places wide. HCOLON allows them before a value.
+fn push_padding(out: &mut Vec<u8>, number: u32) {
+    let digits = number.checked_ilog10().unwrap_or(0) as usize;
+    out.extend_from_slice(&b"         "[digits..]);
+}
+
+fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    let mut digits = [0; 20];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends a value on one line: each run of white space that holds a CR or LF becomes one space (RFC 3261 7.3.1).
+pub fn push_line(out: &mut Vec<u8>, value: &[u8]) {
+    let mut rest = value;
+    while let Some(at) = memchr2(b'\r', b'\n', rest) {
+        out.extend_from_slice(rest[..at].trim_ascii_end());
+        out.push(b' ');
+        rest = rest[at..].trim_ascii_start();
+    }
+    out.extend_from_slice(rest);
+}
+
+/// Appends the route set that a request's Record-Route gives its server, comma-separated and in order (RFC 3261
+/// 12.1.1): what `Notify::routes` wants.
+pub fn push_route_set(out: &mut Vec<u8>, message: &Message<'_>) {
+    for (at, route) in message.elements(Name::RecordRoute).enumerate() {
+        if at > 0 {
+            out.extend_from_slice(b", ");
+        }
+        push_line(out, route);
+    }
+}
+
+/// Why a message cannot be answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Unanswerable {
+    #[error("a response is not answered")]
+    Response,
+    #[error("an ACK is not answered")]
+    Ack,
+    #[error("no Via or CSeq to answer by")]
+    NoTransaction,
+}
+
+/// A response in the making, for a request that was scanned at least in part.
+#[derive(Debug, Clone, Copy)]
+pub struct Responder<'r, 'a> {
+    message: &'r Message<'a>,
+    status: u16,
+    source: SocketAddr,
+    to_tag: Option<&'r [u8]>,
+    record_route: bool,
+}
+
+impl<'r, 'a> Responder<'r, 'a> {
+    /// `source` is where the request came from (RFC 3261 18.2.1, RFC 3581 4).
+    pub fn new(message: &'r Message<'a>, status: u16, source: SocketAddr) -> Self {
+        Responder {
+            message,
+            status,
+            source,
+            to_tag: None,
+            record_route: false,
+        }
+    }
+
+    /// The tag that To gets if it has none (RFC 3261 8.2.6.2).
+    pub fn to_tag(mut self, tag: &'r [u8]) -> Self {
+        self.to_tag = Some(tag);
+        self
+    }
+
+    /// Copies Record-Route, as a response that makes a dialog must (RFC 3261 12.1.1).
+    pub fn record_route(mut self) -> Self {
+        self.record_route = true;
+        self
+    }
+
+    /// Appends the start line and what is copied from the request. From, To and Call-ID are left out where a
+    /// malformed request has none: RFC 4475 3.3.1 wants its 400, and Via and CSeq suffice to match it (17.1.3).
+    pub fn begin<'o>(self, out: &'o mut Vec<u8>) -> Result<Response<'o>, Unanswerable> {
+        let message = self.message;
+        let Start::Request { method, .. } = message.start else {
+            return Err(Unanswerable::Response);
+        };
+        if method == b"ACK" {
+            return Err(Unanswerable::Ack);
+        }
+        let mut vias = message.elements(Name::Via);
+        let top = vias.next().ok_or(Unanswerable::NoTransaction)?;
+        let cseq = message
+            .first(Name::CSeq)
+            .ok_or(Unanswerable::NoTransaction)?;
+        out.extend_from_slice(b"SIP/2.0 ");
+        push_number(out, self.status.into());
+        push(
+            out,
+            &[b" ", reason_phrase(self.status).as_bytes(), b"\r\nVia: "],
+        );
+        push_top_via(out, top, self.source);
+        out.extend_from_slice(b"\r\n");
+        let mut response = Response { out };
+        for via in vias {
+            response.header("Via", via);
+        }
+        if self.record_route {
+            for value in message.all(Name::RecordRoute) {
+                response.header("Record-Route", value);
+            }
+        }
+        if let Some(from) = message.first(Name::From) {
+            response.header("From", from);
+        }
+        if let Some(to) = message.first(Name::To) {
+            response.to(to, self.to_tag);
+        }
+        if let Some(call_id) = message.first(Name::CallId) {
+            response.header("Call-ID", call_id);
+        }
+        response.header("CSeq", cseq);
+        Ok(response)
+    }
+}
+
+/// The topmost Via as the server sends it back. RFC 3581 4: where an rport without value asks, it gets the source
+/// port, and `received` is there even if it says what sent-by says; RFC 3261 18.2.1: else `received` is there when
+/// sent-by is another address or a name. Whatever the client put into `received` goes.
+fn push_top_via(out: &mut Vec<u8>, raw: &[u8], source: SocketAddr) {
+    let Some(via) = Via::parse(raw) else {
+        return push_line(out, raw);
+    };
+    push(out, &[b"SIP/2.0/", via.transport, b" ", via.host]);
+    if let Some(port) = via.port {
+        out.push(b':');
+        push_number(out, port.into());
+    }
+    for param in via.params {
+        let ours = param.name.eq_ignore_ascii_case(b"received")
+            || (param.name.eq_ignore_ascii_case(b"rport") && param.value.is_none());
+        if !ours {
+            out.push(b';');
+            push_line(out, param.raw);
+        }
+    }
+    let address = source.ip().to_canonical();
+    if via.rport || Host::parse(via.host) != Some(Host::Ip(address)) {
+        match address {
+            IpAddr::V4(address) => push_formatted(out, format_args!(";received={address}")),
+            // RFC 3261 25.1: `via-received` has an IPv6 address without brackets.
+            IpAddr::V6(address) => push_formatted(out, format_args!(";received={address}")),
+        }
+    }
+    if via.rport {
+        out.extend_from_slice(b";rport=");
+        push_number(out, source.port().into());
+    }
+}
+
+/// A response begun: takes more header fields, then its end.
+#[derive(Debug)]
+#[must_use = "a response is whole only when finished"]
+pub struct Response<'o> {
+    out: &'o mut Vec<u8>,
+}
+
+impl Response<'_> {
+    pub fn header(&mut self, name: &str, value: &[u8]) -> &mut Self {
+        push(self.out, &[name.as_bytes(), b": "]);
+        push_line(self.out, value);
+        self.out.extend_from_slice(b"\r\n");
+        self
+    }
+
+    pub fn number(&mut self, name: &str, value: u64) -> &mut Self {
+        push(self.out, &[name.as_bytes(), b": "]);
+        push_number(self.out, value);
+        self.out.extend_from_slice(b"\r\n");
+        self
+    }
+
+    /// RFC 3261 20.43: `399 agent "text"`, a quote or backslash in the text escaped.
+    pub fn warning(&mut self, agent: &str, text: impl std::fmt::Display) -> &mut Self {
+        let text = text.to_string().replace('\\', "\\\\").replace('"', "\\\"");
+        self.header("Warning", format!("399 {agent} \"{text}\"").as_bytes())
+    }
+
+    /// Ends a response without a body.
+    pub fn finish(&mut self) {
+        self.out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+    }
+
+    pub fn finish_with(&mut self, content_type: &str, body: &[u8]) {
+        self.header("Content-Type", content_type.as_bytes());
+        self.number("Content-Length", body.len() as u64);
+        push(self.out, &[b"\r\n", body]);
+    }
+
+    fn to(&mut self, to: &[u8], tag: Option<&[u8]>) {
+        self.out.extend_from_slice(b"To: ");
+        push_line(self.out, to);
+        let has_tag = NameAddr::parse(to).is_some_and(|to| to.tag().is_some());
+        push_tag(self.out, tag.filter(|_| !has_tag).unwrap_or_default());
+        self.out.extend_from_slice(b"\r\n");
+    }
+}
+
+/// The reason phrases of the RFCs for what a notifier answers; the class's first for the rest.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Trying",
+        200 => "OK",
+        202 => "Accepted",
+        204 => "No Notification",
+        302 => "Moved Temporarily",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        412 => "Conditional Request Failed",
+        413 => "Request Entity Too Large",
+        414 => "Request-URI Too Long",
+        415 => "Unsupported Media Type",
+        416 => "Unsupported URI Scheme",
+        420 => "Bad Extension",
+        423 => "Interval Too Brief",
+        480 => "Temporarily Unavailable",
+        481 => "Call/Transaction Does Not Exist",
+        482 => "Loop Detected",
+        483 => "Too Many Hops",
+        489 => "Bad Event",
+        501 => "Not Implemented",
+        503 => "Service Unavailable",
+        505 => "Version Not Supported",
+        513 => "Message Too Large",
+        603 => "Decline",
+        604 => "Does Not Exist Anywhere",
+        101..=199 => "Session Progress",
+        201..=299 => "OK",
+        300..=399 => "Multiple Choices",
+        400..=499 => "Bad Request",
+        500..=599 => "Server Internal Error",
+        _ => "Busy Everywhere",
+    }
+}

@@ -1,0 +1,42 @@
+//! What is wrong with a configuration, in one line: where, the key, the value, what is allowed. Knows no setting.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::value::Given;
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("{}: {source}", path.display())]
+    Unreadable { path: PathBuf, source: io::Error },
+    #[error("{}: longer than a MiB, so no configuration", path.display())]
+    TooLong { path: PathBuf },
+    #[error("{}:{line}: no TOML: {message}", path.display())]
+    Syntax {
+        path: PathBuf,
+        line: usize,
+        message: String,
+    },
+    #[error("{}:{line}: unknown key {key}; the keys are those of `fanfare serve --help`", path.display())]
+    UnknownKey {
+        path: PathBuf,
+        line: usize,
+        key: String,
+    },
+    #[error("{given}: not allowed; allowed: {allowed}")]
+    NotAllowed { given: Given, allowed: String },
+    #[error("{given}: covered by {other}; allowed: {allowed}")]
+    Repeated {
+        given: Given,
+        other: Given,
+        allowed: String,
+    },
+    #[error("{given}: one too many; allowed: {allowed}")]
+    TooMany { given: Given, allowed: String },
+    #[error("{greater}: below {lesser}; allowed: no less than that")]
+    BelowLesser { greater: Given, lesser: Given },
+    #[error(
+        "{given}: no default route to learn its address from ({source}); set advertise to the address that others send to"
+    )]
+    NoRoute { given: Given, source: io::Error },
+}

@@ -1,0 +1,79 @@
+//! The configuration file: TOML into values with their lines. Knows which keys there are, not what they mean.
+
+use std::fs;
+use std::path::Path;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::ConfigError;
+use super::setting::{SETTINGS, Setting};
+use super::value::{Given, Origin, Value};
+
+/// A file larger than this is no configuration.
+const FILE_MOST: u64 = 1 << 20;
+
+/// Reads a file's settings, in the order of their keys.
+pub fn read(path: &Path) -> Result<Vec<Given>, ConfigError> {
+    let unreadable = |source| ConfigError::Unreadable {
+        path: path.to_owned(),
+        source,
+    };
+    let length = fs::metadata(path).map_err(unreadable)?.len();
+    if length > FILE_MOST {
+        return Err(ConfigError::TooLong {
+            path: path.to_owned(),
+        });
+    }
+    parse(path, &fs::read_to_string(path).map_err(unreadable)?)
+}
+
+/// The settings in the text of the file at `path`.
+pub fn parse(path: &Path, text: &str) -> Result<Vec<Given>, ConfigError> {
+    let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
+        path: path.to_owned(),
+        line: line_of(text, error.span().map_or(0, |span| span.start)),
+        message: error.message().replace('\n', "; "),
+    })?;
+    let mut given = Vec::new();
+    for (key, value) in table.get_ref() {
+        let line = line_of(text, key.span().start);
+        let known = |setting: &&&Setting| setting.key == key.get_ref();
+        let setting = SETTINGS.iter().find(known).ok_or(ConfigError::UnknownKey {
+            path: path.to_owned(),
+            line,
+            key: key.get_ref().escape_debug().to_string(),
+        })?;
+        let elements = match value.get_ref() {
+            DeValue::Array(array) if setting.is_list => array.iter().collect(),
+            _ => vec![value],
+        };
+        given.extend(elements.into_iter().map(|element| Given {
+            key: setting.key,
+            value: value_of(element),
+            origin: Origin::File {
+                path: path.to_owned(),
+                line: line_of(text, element.span().start),
+            },
+        }));
+    }
+    Ok(given)
+}
+
+fn value_of(value: &Spanned<DeValue<'_>>) -> Value {
+    match value.get_ref() {
+        DeValue::String(text) => Value::Text(text.to_string()),
+        DeValue::Integer(number) => Value::Number(number.to_string()),
+        DeValue::Boolean(flag) => Value::Flag(*flag),
+        DeValue::Float(_) => Value::Other("a float"),
+        DeValue::Datetime(_) => Value::Other("a date"),
+        DeValue::Array(_) => Value::Other("an array"),
+        DeValue::Table(_) => Value::Other("a table"),
+    }
+}
+
+/// The line, from 1, of a byte of the text.
+fn line_of(text: &str, at: usize) -> usize {
+    let before = &text.as_bytes()[..at.min(text.len())];
+    1 + before.iter().filter(|byte| **byte == b'\n').count()
+}

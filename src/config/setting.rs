@@ -1,0 +1,426 @@
+//! The settings of `fanfare serve`: each one's name, what it allows and its default, with the reason. The flags, the keys
+//! of the file and the help are made from this one table. Knows no values.
+
+use std::ops::RangeInclusive;
+
+use super::value::Value;
+
+/// One setting: `--key` on the command line, `key` in the file.
+#[derive(Debug)]
+pub struct Setting {
+    pub key: &'static str,
+    /// What stands for the value in the help.
+    pub value_name: &'static str,
+    pub help: &'static str,
+    pub default: Preset,
+    pub allowed: Allowed,
+    /// Takes several values.
+    pub is_list: bool,
+}
+
+/// What holds where nothing is given.
+#[derive(Debug)]
+pub enum Preset {
+    /// This text, read as a flag's value; a list's elements stand between commas.
+    Text(&'static str),
+    /// What the machine or another setting says, in words for the help.
+    Found(&'static str),
+}
+
+/// Which values a setting takes.
+#[derive(Debug)]
+pub enum Allowed {
+    Count(RangeInclusive<u64>),
+    /// In milliseconds.
+    Time(RangeInclusive<u64>),
+    /// Whole seconds.
+    Seconds(RangeInclusive<u64>),
+    Words(&'static [&'static str]),
+    Switch,
+    /// What a parser of its own accepts, in words.
+    Text(&'static str),
+}
+
+impl Setting {
+    /// The number that a value stands for, in the unit of `allowed`; `None` where it is not allowed.
+    pub fn number(&self, value: &Value) -> Option<u64> {
+        let (number, range) = match &self.allowed {
+            Allowed::Count(range) => (value.count()?, range),
+            Allowed::Time(range) => (value.time_ms()?, range),
+            Allowed::Seconds(range) => {
+                let ms = value.time_ms().filter(|ms| ms % 1_000 == 0)?;
+                (ms / 1_000, range)
+            }
+            Allowed::Words(_) | Allowed::Switch | Allowed::Text(_) => return None,
+        };
+        range.contains(&number).then_some(number)
+    }
+
+    /// The allowed word that a value is, by its place.
+    pub fn word(&self, value: &Value) -> Option<usize> {
+        match &self.allowed {
+            Allowed::Words(words) => words.iter().position(|word| Some(*word) == value.text()),
+            _ => None,
+        }
+    }
+
+    /// What is allowed, for messages and the help.
+    pub fn allowed(&self) -> String {
+        match &self.allowed {
+            Allowed::Count(range) => {
+                format!("a whole number from {} to {}", range.start(), range.end())
+            }
+            Allowed::Time(range) => format!(
+                "a time such as 100ms, 2s, 5m or plain seconds, from {} to {}",
+                time(*range.start()),
+                time(*range.end())
+            ),
+            Allowed::Seconds(range) => format!(
+                "whole seconds such as 60, 60s or 5m, from {} to {}",
+                range.start(),
+                range.end()
+            ),
+            Allowed::Words(words) => format!("one of {}", words.join(", ")),
+            Allowed::Switch => "true or false".to_owned(),
+            Allowed::Text(words) => (*words).to_owned(),
+        }
+    }
+}
+
+fn time(ms: u64) -> String {
+    if ms.is_multiple_of(1_000) {
+        format!("{}s", ms / 1_000)
+    } else {
+        format!("{ms}ms")
+    }
+}
+
+/// Every setting, in the order of the help.
+pub const SETTINGS: [&Setting; 29] = [
+    &LISTEN,
+    &ADVERTISE,
+    &DOMAIN,
+    &NODE,
+    &SHARDS,
+    &IO,
+    &RCVBUF,
+    &ALLOW_SUBSCRIBE,
+    &ALLOW_PUBLISH,
+    &NAT,
+    &RESOLVER,
+    &EXPIRES_DEFAULT,
+    &EXPIRES_LEAST,
+    &EXPIRES_MOST,
+    &MIN_INTERVAL,
+    &LOAD_INTERVAL,
+    &REFRESH_INTERVAL,
+    &FORGET_AFTER,
+    &SUBSCRIPTIONS_MOST,
+    &UNPROVEN_MOST,
+    &DATAGRAM_MOST,
+    &TCP,
+    &TCP_CONNECTIONS_MOST,
+    &TCP_NETWORK_MOST,
+    &TCP_IDLE,
+    &TCP_STALL,
+    &TCP_HEAD_MOST,
+    &TCP_BODY_MOST,
+    &TCP_QUEUE_MOST,
+];
+
+/// Loopback: a node that was told nothing serves nobody else.
+pub const LISTEN: Setting = Setting {
+    key: "listen",
+    value_name: "ADDRESS:PORT",
+    help: "Address and port to listen at, over UDP and TCP; port 0 takes a free one",
+    default: Preset::Text("127.0.0.1:5060"),
+    allowed: Allowed::Text(
+        "at most 16 addresses with port, as 192.0.2.1:5060 or [2001:db8::1]:5060, none covered twice",
+    ),
+    is_list: true,
+};
+
+/// What a wildcard address is reached at cannot be known from it.
+pub const ADVERTISE: Setting = Setting {
+    key: "advertise",
+    value_name: "IP",
+    help: "Address to put into Via and Contact instead of the one listened at, one of each family",
+    default: Preset::Found(
+        "the address listened at; of 0.0.0.0 and [::], the source address of the default route",
+    ),
+    allowed: Allowed::Text("an IP address that others can send to, one of each family"),
+    is_list: true,
+};
+
+/// Without domains one table serves whatever host a request names.
+pub const DOMAIN: Setting = Setting {
+    key: "domain",
+    value_name: "NAME",
+    help: "Domain to serve; requests for another are answered 404",
+    default: Preset::Found("any"),
+    allowed: Allowed::Text(
+        "at most 256 host names such as example.com, or IP addresses, each once",
+    ),
+    is_list: true,
+};
+
+pub const NODE: Setting = Setting {
+    key: "node",
+    value_name: "ID",
+    help: "Name of this node among the notifiers",
+    default: Preset::Found("the host's name"),
+    allowed: Allowed::Text("1 to 64 of letters, digits, '.', '_', '-'"),
+    is_list: false,
+};
+
+/// A shard more than there are cores costs hand-overs and wins nothing; 64 is what one node's tags were measured for.
+pub const SHARDS: Setting = Setting {
+    key: "shards",
+    value_name: "N",
+    help: "Threads that serve subscriptions",
+    default: Preset::Found("one a core"),
+    allowed: Allowed::Count(1..=64),
+    is_list: false,
+};
+
+pub const IO: Setting = Setting {
+    key: "io",
+    value_name: "KIND",
+    help: "How datagrams travel: by io_uring, by sendmmsg and recvmmsg, or by io_uring where it is allowed",
+    default: Preset::Text("auto"),
+    allowed: Allowed::Words(&["auto", "uring", "mmsg"]),
+    is_list: false,
+};
+
+/// A page is the least the kernel keeps; a GiB is more than any `rmem_max` seen.
+pub const RCVBUF: Setting = Setting {
+    key: "rcvbuf",
+    value_name: "BYTES",
+    help: "Receive buffer to ask the kernel for, each socket",
+    default: Preset::Found("as large as the kernel gives, up to 16 MiB"),
+    allowed: Allowed::Count(4_096..=1 << 30),
+    is_list: false,
+};
+
+/// A SUBSCRIBE with a forged source makes a node send to a victim: strangers may only be let in on purpose.
+pub const ALLOW_SUBSCRIBE: Setting = Setting {
+    key: "allow-subscribe",
+    value_name: "NETWORK",
+    help: "Network that may subscribe; others are answered 403",
+    default: Preset::Text("127.0.0.0/8,::1/128"),
+    allowed: NETWORKS,
+    is_list: true,
+};
+
+pub const ALLOW_PUBLISH: Setting = Setting {
+    key: "allow-publish",
+    value_name: "NETWORK",
+    help: "Network that may publish; others are answered 403",
+    default: Preset::Text("127.0.0.0/8,::1/128"),
+    allowed: NETWORKS,
+    is_list: true,
+};
+
+const NETWORKS: Allowed = Allowed::Text(
+    "at most 256 networks such as 192.0.2.0/24, 2001:db8::/32 or one address, each once",
+);
+
+/// RFC 3261 12.2.1.1 sends to the Contact; only whoever has subscribers behind address translation knows better.
+pub const NAT: Setting = Setting {
+    key: "nat",
+    value_name: "MODE",
+    help: "Where NOTIFYs go: to the Contact (off), or to where the SUBSCRIBE came from (source)",
+    default: Preset::Text("off"),
+    allowed: Allowed::Words(&["off", "source"]),
+    is_list: false,
+};
+
+pub const RESOLVER: Setting = Setting {
+    key: "resolver",
+    value_name: "BOOL",
+    help: "Look up names in Contacts and routes; without it they are refused",
+    default: Preset::Text("true"),
+    allowed: Allowed::Switch,
+    is_list: false,
+};
+
+/// draft-ma-sipping-server-event-package 3.4: 30 minutes.
+pub const EXPIRES_DEFAULT: Setting = Setting {
+    key: "expires-default",
+    value_name: "SECONDS",
+    help: "Life of a subscription that asks for none",
+    default: Preset::Text("30m"),
+    allowed: Allowed::Seconds(1..=86_400),
+    is_list: false,
+};
+
+/// Shorter lives cost a refresh each; RFC 6665 4.2.1.1 allows a 423 only below an hour.
+pub const EXPIRES_LEAST: Setting = Setting {
+    key: "expires-least",
+    value_name: "SECONDS",
+    help: "Shortest life of a subscription; a shorter one is answered 423",
+    default: Preset::Text("60s"),
+    allowed: Allowed::Seconds(1..=3_600),
+    is_list: false,
+};
+
+/// A subscriber that vanished is kept no longer than this.
+pub const EXPIRES_MOST: Setting = Setting {
+    key: "expires-most",
+    value_name: "SECONDS",
+    help: "Longest life granted to a subscription",
+    default: Preset::Text("1h"),
+    allowed: Allowed::Seconds(1..=86_400),
+    is_list: false,
+};
+
+/// Ten NOTIFYs a second are more than a balancer acts on; a change of status passes it.
+pub const MIN_INTERVAL: Setting = Setting {
+    key: "min-interval",
+    value_name: "TIME",
+    help: "Least time between two NOTIFYs of one subscription",
+    default: Preset::Text("100ms"),
+    allowed: Allowed::Time(0..=60_000),
+    is_list: false,
+};
+
+/// Load moves all the time: it alone is worth less traffic.
+pub const LOAD_INTERVAL: Setting = Setting {
+    key: "load-interval",
+    value_name: "TIME",
+    help: "The same where nothing but load changed",
+    default: Preset::Text("1s"),
+    allowed: Allowed::Time(0..=3_600_000),
+    is_list: false,
+};
+
+/// The periodic NOTIFY of the patent's second step. Below a second it would be the fan-out itself.
+pub const REFRESH_INTERVAL: Setting = Setting {
+    key: "refresh-interval",
+    value_name: "TIME",
+    help: "Time between NOTIFYs of a subscription where nothing changes",
+    default: Preset::Text("60s"),
+    allowed: Allowed::Time(1_000..=3_600_000),
+    is_list: false,
+};
+
+/// Long enough to see afterwards what went down, short enough to forget what will not come back.
+pub const FORGET_AFTER: Setting = Setting {
+    key: "forget-after",
+    value_name: "SECONDS",
+    help: "How long a server that stopped publishing is shown as down",
+    default: Preset::Text("1h"),
+    allowed: Allowed::Seconds(1..=604_800),
+    is_list: false,
+};
+
+/// About 4 GB at 1,000 bytes each; the table itself is made as it fills.
+pub const SUBSCRIPTIONS_MOST: Setting = Setting {
+    key: "subscriptions-most",
+    value_name: "N",
+    help: "Most subscriptions of this node; more are answered 503",
+    default: Preset::Text("4194304"),
+    allowed: Allowed::Count(1..=1 << 28),
+    is_list: false,
+};
+
+/// Whoever forges sources gets at most so many first NOTIFYs sent; a network behind one proxy proves itself at once.
+pub const UNPROVEN_MOST: Setting = Setting {
+    key: "unproven-most",
+    value_name: "N",
+    help: "Most subscriptions of one source network that never answered a NOTIFY",
+    default: Preset::Text("65536"),
+    allowed: Allowed::Count(1..=1 << 28),
+    is_list: false,
+};
+
+/// RFC 3261 18.1.1: 1,300 where the path MTU is not known. More is for networks known to carry it; less than 1,000 leaves
+/// no room for an entry after the head.
+pub const DATAGRAM_MOST: Setting = Setting {
+    key: "datagram-most",
+    value_name: "BYTES",
+    help: "Largest NOTIFY sent over UDP",
+    default: Preset::Text("1300"),
+    allowed: Allowed::Count(1_000..=65_507),
+    is_list: false,
+};
+
+/// RFC 3261 18: every SIP element speaks both.
+pub const TCP: Setting = Setting {
+    key: "tcp",
+    value_name: "BOOL",
+    help: "Listen over TCP too",
+    default: Preset::Text("true"),
+    allowed: Allowed::Switch,
+    is_list: false,
+};
+
+/// Below the 20,000 file descriptors that a service usually has.
+pub const TCP_CONNECTIONS_MOST: Setting = Setting {
+    key: "tcp-connections-most",
+    value_name: "N",
+    help: "Most TCP connections; a further one is closed at once",
+    default: Preset::Text("16384"),
+    allowed: Allowed::Count(1..=1 << 20),
+    is_list: false,
+};
+
+/// One host cannot take them all; a proxy needs few.
+pub const TCP_NETWORK_MOST: Setting = Setting {
+    key: "tcp-network-most",
+    value_name: "N",
+    help: "Most TCP connections of one source address",
+    default: Preset::Text("4096"),
+    allowed: Allowed::Count(1..=1 << 20),
+    is_list: false,
+};
+
+/// RFC 3261 18 keeps a connection at least 64*T1, 32 s, after its last message; the default outlives two periodic NOTIFYs.
+pub const TCP_IDLE: Setting = Setting {
+    key: "tcp-idle",
+    value_name: "TIME",
+    help: "A connection that carried nothing for so long is closed",
+    default: Preset::Text("3m"),
+    allowed: Allowed::Time(32_000..=86_400_000),
+    is_list: false,
+};
+
+/// As long as a transaction may take (Timer F).
+pub const TCP_STALL: Setting = Setting {
+    key: "tcp-stall",
+    value_name: "TIME",
+    help: "A connection is closed whose first or begun message takes longer, or that reads nothing for so long",
+    default: Preset::Text("32s"),
+    allowed: Allowed::Time(100..=3_600_000),
+    is_list: false,
+};
+
+/// Twice what fits a datagram of 65,535 bytes would be endless; real heads are below 4 KiB.
+pub const TCP_HEAD_MOST: Setting = Setting {
+    key: "tcp-head-most",
+    value_name: "BYTES",
+    help: "Longest head of a message over TCP",
+    default: Preset::Text("65536"),
+    allowed: Allowed::Count(1_024..=1 << 20),
+    is_list: false,
+};
+
+/// Twice the 64 KiB of a publication, so that one too large is answered 413 and not cut.
+pub const TCP_BODY_MOST: Setting = Setting {
+    key: "tcp-body-most",
+    value_name: "BYTES",
+    help: "Longest body of a message over TCP",
+    default: Preset::Text("131072"),
+    allowed: Allowed::Count(65_536..=16 << 20),
+    is_list: false,
+};
+
+/// Holds one full document of the largest table.
+pub const TCP_QUEUE_MOST: Setting = Setting {
+    key: "tcp-queue-most",
+    value_name: "BYTES",
+    help: "Bytes that may wait to be written to one connection; a slower reader is cut",
+    default: Preset::Text("16777216"),
+    allowed: Allowed::Count(65_536..=1 << 30),
+    is_list: false,
+};

@@ -13,7 +13,6 @@ use tracing::{info, warn};
 
 use crate::compositor::{Compositor, CompositorConfig, Now};
 use crate::config::Config;
-use crate::control::connections::Limits;
 use crate::control::stream::Runtime;
 use crate::control::{Control, Parts};
 use crate::info::View;
@@ -33,13 +32,22 @@ const PORT_TRIES: usize = 16;
 #[derive(Debug, Error)]
 pub enum Error {
     #[error("listen {address}: {source}")]
-    Bind { address: SocketAddr, source: BindError },
+    Bind {
+        address: SocketAddr,
+        source: BindError,
+    },
     #[error("listen {address} (TCP): {source}")]
-    BindTcp { address: SocketAddr, source: std::io::Error },
+    BindTcp {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error("io = {kind}: {source}")]
     Io { kind: Kind, source: OpenError },
     #[error("{operation}: {source}")]
-    System { operation: &'static str, source: std::io::Error },
+    System {
+        operation: &'static str,
+        source: std::io::Error,
+    },
     #[error("a shard ended before it began")]
     ShardLost,
 }
@@ -47,7 +55,10 @@ pub enum Error {
 impl Error {
     /// Whether the configuration asked for what this machine cannot give (exit status 2).
     pub fn is_configuration(&self) -> bool {
-        matches!(self, Error::Bind { .. } | Error::BindTcp { .. } | Error::Io { .. })
+        matches!(
+            self,
+            Error::Bind { .. } | Error::BindTcp { .. } | Error::Io { .. }
+        )
     }
 }
 
@@ -93,14 +104,26 @@ pub fn run(config: Config) -> Result<(), Error> {
         .map(|&address| bind(address, config.shards, config.rcvbuf))
         .collect::<Result<Vec<_>, _>>()?;
     let addresses: Vec<SocketAddr> = bound.iter().map(|bound| bound.address).collect();
-    let unix_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis() as u64;
+    let unix_ms = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_millis() as u64;
     let settings = Arc::new(config.settings(&addresses, &format!("{}-{unix_ms}", config.node)));
     for (place, bound) in bound.iter().enumerate() {
         let sent_by = String::from_utf8_lossy(&settings.listeners[place].sent_by).into_owned();
-        steering::attach(&bound.udp, &[&sent_by])
-            .map_err(|source| Error::System { operation: "SO_ATTACH_REUSEPORT_CBPF", source })?;
+        steering::attach(&bound.udp, &[&sent_by]).map_err(|source| Error::System {
+            operation: "SO_ATTACH_REUSEPORT_CBPF",
+            source,
+        })?;
     }
-    let compositor = Compositor::new(compositor_config(&config), random.random(), Now { mono_ms: 0, unix_ms });
+    let compositor = Compositor::new(
+        compositor_config(&config),
+        random.random(),
+        Now {
+            mono_ms: 0,
+            unix_ms,
+        },
+    );
     let (to_control, from_shards) = mpsc::channel(CONTROL_INBOX);
     let (opened_to, opened) = bounded(usize::from(config.shards));
     let key = HandleKey(random.random());
@@ -120,12 +143,15 @@ pub fn run(config: Config) -> Result<(), Error> {
         let seat = Seat {
             number,
             // More shards than cores, or one shard on a machine shared with others: the scheduler knows better.
-            core: cores.get(usize::from(number)).copied().filter(|_| usize::from(config.shards) == cores.len()),
+            core: cores
+                .get(usize::from(number))
+                .copied()
+                .filter(|_| usize::from(config.shards) == cores.len()),
             sockets,
             inbox,
             control: to_control.clone(),
             settings: settings.clone(),
-            views: compositor.views(),
+            views: compositor.views().cloned().collect(),
             key,
             seed: random.random(),
             kind: config.io,
@@ -139,17 +165,25 @@ pub fn run(config: Config) -> Result<(), Error> {
     }
     drop((to_control, opened_to));
     let (wakers, kind) = wait_for_engines(&opened, config.io, usize::from(config.shards))?;
-    let shards: Vec<ShardHandle> =
-        inboxes.into_iter().zip(wakers).map(|(inbox, waker)| ShardHandle { inbox, waker }).collect();
+    let shards: Vec<ShardHandle> = inboxes
+        .into_iter()
+        .zip(wakers)
+        .map(|(inbox, waker)| ShardHandle { inbox, waker })
+        .collect();
     for handles_to in handles_to {
-        handles_to.send(shards.clone()).map_err(|_| Error::ShardLost)?;
+        handles_to
+            .send(shards.clone())
+            .map_err(|_| Error::ShardLost)?;
     }
-    let limits = Limits {
-        connections_most: config.tcp_connections_most,
-        idle: config.tcp_idle,
-        queue_most: config.tcp_queue_most,
+    let parts = Parts {
+        compositor,
+        shards,
+        from_shards,
+        listeners,
+        tcp: config.tcp,
+        resolve: config.resolver,
+        start,
     };
-    let parts = Parts { compositor, shards, from_shards, listeners, limits, start };
     serve(parts, &config, kind, &addresses)?;
     for thread in threads {
         // A shard that panicked has aborted the process.
@@ -162,10 +196,18 @@ pub fn run(config: Config) -> Result<(), Error> {
 fn serve(parts: Parts, config: &Config, kind: Kind, addresses: &[SocketAddr]) -> Result<(), Error> {
     let runtime = match Runtime::new(kind == Kind::Uring) {
         Ok(runtime) => runtime,
-        Err(source) if config.io == Kind::Uring => return Err(Error::System { operation: "io_uring", source }),
+        Err(source) if config.io == Kind::Uring => {
+            return Err(Error::System {
+                operation: "io_uring",
+                source,
+            });
+        }
         Err(error) => {
             warn!(%error, "connections go by epoll: no ring for the control thread");
-            Runtime::new(false).map_err(|source| Error::System { operation: "epoll", source })?
+            Runtime::new(false).map_err(|source| Error::System {
+                operation: "epoll",
+                source,
+            })?
         }
     };
     let uring = runtime.is_uring();
@@ -178,13 +220,20 @@ fn serve(parts: Parts, config: &Config, kind: Kind, addresses: &[SocketAddr]) ->
         );
     };
     let ended = runtime.block_on(async { Control::begin(parts, uring)?.run(ready).await });
-    ended.map_err(|source| Error::System { operation: "control thread", source })
+    ended.map_err(|source| Error::System {
+        operation: "control thread",
+        source,
+    })
 }
 
 fn compositor_config(config: &Config) -> CompositorConfig {
     let mut compositor = CompositorConfig::new(config.node.as_ref().into());
-    compositor.domains = config.domains.iter().map(|domain| domain.as_ref().into()).collect();
-    compositor.forget_after_s = u32::try_from(config.forget_after.as_secs()).unwrap_or(u32::MAX);
+    compositor.domains = config
+        .domains
+        .iter()
+        .map(|domain| domain.as_ref().into())
+        .collect();
+    compositor.forget_after_s = config.forget_after_s;
     compositor
 }
 
@@ -195,11 +244,25 @@ fn bind(address: SocketAddr, shards: u8, rcvbuf: Option<usize>) -> Result<Bound,
         tries += 1;
         let udp = sockets::bind_shards(address, usize::from(shards), rcvbuf)
             .map_err(|source| Error::Bind { address, source })?;
-        let bound = udp[0].local_addr().map_err(|source| Error::System { operation: "getsockname", source })?;
+        let bound = udp[0].local_addr().map_err(|source| Error::System {
+            operation: "getsockname",
+            source,
+        })?;
         match listen(bound) {
-            Ok(tcp) => return Ok(Bound { address: bound, udp, tcp }),
+            Ok(tcp) => {
+                return Ok(Bound {
+                    address: bound,
+                    udp,
+                    tcp,
+                });
+            }
             Err(_) if address.port() == 0 && tries < PORT_TRIES => {}
-            Err(source) => return Err(Error::BindTcp { address: bound, source }),
+            Err(source) => {
+                return Err(Error::BindTcp {
+                    address: bound,
+                    source,
+                });
+            }
         }
     }
 }
@@ -221,7 +284,10 @@ fn spawn(seat: Seat) -> Result<JoinHandle<()>, Error> {
     std::thread::Builder::new()
         .name(format!("shard-{}", seat.number))
         .spawn(move || sit(seat))
-        .map_err(|source| Error::System { operation: "starting a thread", source })
+        .map_err(|source| Error::System {
+            operation: "starting a thread",
+            source,
+        })
 }
 
 /// A shard's thread, from its first moment to its last.
@@ -232,11 +298,19 @@ fn sit(seat: Seat) {
         warn!(shard = seat.number, core, %error, "cannot pin the shard to its core");
     }
     // The smallest of the shard's receive queues bounds what may be unanswered.
-    let receive_buffer = seat.sockets.iter().filter_map(|socket| sockets::receive_buffer(socket).ok()).min();
+    let receive_buffer = seat
+        .sockets
+        .iter()
+        .filter_map(|socket| sockets::receive_buffer(socket).ok())
+        .min();
     let engine = match Engine::open(seat.kind, seat.sockets, true) {
         Ok((engine, waker)) => {
             let fallback = engine.fallback_reason().map(ToString::to_string);
-            let opened = Opened { waker, kind: engine.kind(), fallback };
+            let opened = Opened {
+                waker,
+                kind: engine.kind(),
+                fallback,
+            };
             let told = seat.opened.send((seat.number, Ok(opened)));
             if told.is_err() {
                 return;
@@ -249,11 +323,29 @@ fn sit(seat: Seat) {
             return;
         }
     };
-    let Ok(others) = seat.others.recv() else { return };
+    let Ok(others) = seat.others.recv() else {
+        return;
+    };
     let now_ms = seat.start.elapsed().as_millis() as u64;
     let buffer = receive_buffer.unwrap_or_default();
-    let notifier = Notifier::new(seat.settings, seat.number, seat.key, seat.seed, buffer, seat.views, now_ms);
-    let shard = Shard::new(seat.number, engine, notifier, seat.inbox, others, seat.control, seat.start);
+    let notifier = Notifier::new(
+        seat.settings,
+        seat.number,
+        seat.key,
+        seat.seed,
+        buffer,
+        seat.views,
+        now_ms,
+    );
+    let shard = Shard::new(
+        seat.number,
+        engine,
+        notifier,
+        seat.inbox,
+        others,
+        seat.control,
+        seat.start,
+    );
     if let Err(error) = shard.run() {
         // Without its ring a shard serves nobody; a supervisor restarts the whole.
         tracing::error!(shard = seat.number, %error, "shard ended");
@@ -271,7 +363,10 @@ fn wait_for_engines(
     let mut warned = false;
     for _ in 0..shards {
         let (number, engine) = opened.recv().map_err(|_| Error::ShardLost)?;
-        let engine = engine.map_err(|source| Error::Io { kind: asked, source })?;
+        let engine = engine.map_err(|source| Error::Io {
+            kind: asked,
+            source,
+        })?;
         kind = engine.kind;
         if let Some(reason) = engine.fallback.filter(|_| !warned) {
             warned = true;
@@ -279,7 +374,10 @@ fn wait_for_engines(
         }
         wakers[usize::from(number)] = Some(engine.waker);
     }
-    let wakers = wakers.into_iter().collect::<Option<Vec<_>>>().ok_or(Error::ShardLost)?;
+    let wakers = wakers
+        .into_iter()
+        .collect::<Option<Vec<_>>>()
+        .ok_or(Error::ShardLost)?;
     info!(shards, io = %kind, "engines open");
     Ok((wakers, kind))
 }

@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use tracing::{debug, warn};
 
 use super::stream::{Listener, Stream};
+use crate::config::TcpBounds;
 use crate::counters::counters;
 use crate::shard::{ShardHandle, ToShard};
 use crate::sip::scan::{Frame, frame};
@@ -18,14 +19,8 @@ use crate::wire::{Datagram, Flow, Transport};
 
 /// Bytes asked for in one read.
 const READ_SIZE: usize = 16_384;
-/// A message's start line and header fields.
-const HEAD_MOST: usize = 65_536;
-/// A message's body; the compositor's own limit is lower, and answered 413.
-const BODY_MOST: usize = 1 << 20;
 /// How long opening a connection may take.
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// A connection must have brought a whole message by then, and again this long after it began the next.
-const MESSAGE_WITHIN: Duration = Duration::from_secs(32);
 /// How long a reader of one connection waits before it offers a full shard its message again.
 const OFFER_AGAIN: Duration = Duration::from_millis(1);
 /// How long accepting pauses when the process has no descriptor left.
@@ -53,21 +48,11 @@ counters! {
     undeliverable,
 }
 
-/// Bounds of connections.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    pub connections_most: usize,
-    /// RFC 3261 18: at least 64*T1.
-    pub idle: Duration,
-    /// Bytes that may wait for one connection.
-    pub queue_most: usize,
-}
-
 /// All connections of the node.
 #[derive(Debug)]
 pub struct Connections {
     uring: bool,
-    limits: Limits,
+    bounds: TcpBounds,
     shards: Vec<ShardHandle>,
     open: RefCell<HashMap<u64, Rc<Connection>>>,
     /// Connections that were opened to a flow's peer, `connection` 0 in it.
@@ -90,13 +75,15 @@ struct Connection {
     used: Cell<Instant>,
     /// When the message now arriving began.
     began: Cell<Option<Instant>>,
+    /// Since when the peer reads nothing of what waits.
+    stalled: Cell<Option<Instant>>,
 }
 
 impl Connections {
-    pub fn new(uring: bool, limits: Limits, shards: Vec<ShardHandle>) -> Rc<Self> {
+    pub fn new(uring: bool, bounds: TcpBounds, shards: Vec<ShardHandle>) -> Rc<Self> {
         Rc::new(Connections {
             uring,
-            limits,
+            bounds,
             shards,
             open: RefCell::default(),
             outgoing: RefCell::default(),
@@ -117,7 +104,11 @@ impl Connections {
                 Ok((stream, peer)) => self.accepted(local, stream, peer),
                 Err(error) => {
                     self.counters.borrow_mut().connections_refused += 1;
-                    if self.logged.get().is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
+                    if self
+                        .logged
+                        .get()
+                        .is_none_or(|logged| logged.elapsed() >= LOG_EVERY)
+                    {
                         self.logged.set(Some(Instant::now()));
                         warn!(%error, "cannot accept connections");
                     }
@@ -128,14 +119,27 @@ impl Connections {
     }
 
     fn accepted(self: &Rc<Self>, local: u16, stream: Stream, peer: SocketAddr) {
-        if self.open.borrow().len() >= self.limits.connections_most {
+        let same_source = self
+            .open
+            .borrow()
+            .values()
+            .filter(|other| other.flow.peer.ip() == peer.ip())
+            .count();
+        if self.open.borrow().len() >= self.bounds.connections_most
+            || same_source >= self.bounds.network_most
+        {
             self.counters.borrow_mut().connections_refused += 1;
             stream.shutdown();
             return;
         }
         self.counters.borrow_mut().accepted += 1;
         let number = self.next_number();
-        let flow = Flow { transport: Transport::Tcp, local, peer, connection: number };
+        let flow = Flow {
+            transport: Transport::Tcp,
+            local,
+            peer,
+            connection: number,
+        };
         let connection = self.add(number, flow);
         tokio::task::spawn_local(self.clone().serve(connection, Rc::new(stream)));
     }
@@ -156,6 +160,7 @@ impl Connections {
             closed: Cell::new(false),
             used: Cell::new(Instant::now()),
             began: Cell::new(Some(Instant::now())),
+            stalled: Cell::new(None),
         });
         self.open.borrow_mut().insert(number, connection.clone());
         connection
@@ -166,7 +171,11 @@ impl Connections {
     pub fn send(self: &Rc<Self>, message: &Datagram) {
         let flow = message.flow;
         let number = match flow.connection {
-            0 => self.outgoing.borrow().get(&(flow.local, flow.peer)).copied(),
+            0 => self
+                .outgoing
+                .borrow()
+                .get(&(flow.local, flow.peer))
+                .copied(),
             number => Some(number),
         };
         let connection = number.and_then(|number| self.open.borrow().get(&number).cloned());
@@ -179,7 +188,7 @@ impl Connections {
             }
         };
         let len = message.len();
-        if connection.queued.get() + len > self.limits.queue_most {
+        if connection.queued.get() + len > self.bounds.queue_most {
             self.counters.borrow_mut().slow_readers += 1;
             return self.cut(&connection);
         }
@@ -193,7 +202,9 @@ impl Connections {
         let number = self.next_number();
         let connection = self.add(number, flow);
         connection.began.set(None);
-        self.outgoing.borrow_mut().insert((flow.local, flow.peer), number);
+        self.outgoing
+            .borrow_mut()
+            .insert((flow.local, flow.peer), number);
         tokio::task::spawn_local(self.clone().open(connection.clone()));
         connection
     }
@@ -208,7 +219,8 @@ impl Connections {
             Ok(Err(_)) | Err(_) => {
                 self.counters.borrow_mut().connect_failures += 1;
                 self.forget(&connection);
-                self.tell_all(|flow| ToShard::Unreachable(flow), connection.flow).await;
+                self.tell_all(|flow| ToShard::Unreachable(flow), connection.flow)
+                    .await;
             }
         }
     }
@@ -227,7 +239,8 @@ impl Connections {
         // The writer ends because the stream is shut down; it fails only if it panicked, which ends the process.
         let _ = writer.await;
         self.forget(&connection);
-        self.tell_all(|flow| ToShard::Disconnected(flow), connection.flow).await;
+        self.tell_all(|flow| ToShard::Disconnected(flow), connection.flow)
+            .await;
     }
 
     async fn write(connection: Rc<Connection>, stream: Rc<Stream>) {
@@ -238,7 +251,9 @@ impl Connections {
                 continue;
             };
             let len = bytes.len();
+            connection.stalled.set(Some(Instant::now()));
             let (written, _) = stream.write_all(bytes).await;
+            connection.stalled.set(None);
             connection.queued.set(connection.queued.get() - len);
             if let Err(error) = written {
                 debug!(peer = %connection.flow.peer, %error, "connection broke");
@@ -263,7 +278,7 @@ impl Connections {
             connection.used.set(Instant::now());
             let mut at = 0;
             loop {
-                match frame(&pending[at..], HEAD_MOST, BODY_MOST) {
+                match frame(&pending[at..], self.bounds.head_most, self.bounds.body_most) {
                     Frame::KeepAlive(len) => at += len,
                     Frame::Complete(len) => {
                         self.deliver(connection, &pending[at..at + len]).await;
@@ -274,16 +289,28 @@ impl Connections {
                 }
             }
             pending.drain(..at);
-            let began = (!pending.is_empty()).then(|| connection.began.get().filter(|_| at == 0).unwrap_or_else(Instant::now));
+            let began = (!pending.is_empty()).then(|| {
+                connection
+                    .began
+                    .get()
+                    .filter(|_| at == 0)
+                    .unwrap_or_else(Instant::now)
+            });
             connection.began.set(began);
         }
     }
 
     /// Gives a message to a shard; while that is full, this connection is not read further.
     async fn deliver(&self, connection: &Connection, bytes: &[u8]) {
-        let flow = Flow { connection: connection.number, ..connection.flow };
+        let flow = Flow {
+            connection: connection.number,
+            ..connection.flow
+        };
         let shard = &self.shards[(connection.number % self.shards.len() as u64) as usize];
-        let mut message = ToShard::Message { flow, bytes: bytes.to_vec() };
+        let mut message = ToShard::Message {
+            flow,
+            bytes: bytes.to_vec(),
+        };
         while let Err(back) = shard.tell(message) {
             message = back;
             tokio::time::sleep(OFFER_AGAIN).await;
@@ -316,23 +343,40 @@ impl Connections {
         }
     }
 
-    /// Closes connections that nobody used for the idle time, and cuts those whose message does not come to its end.
+    /// Closes connections that nobody used for the idle time, and cuts those whose message does not come to its end or whose
+    /// peer does not read.
     pub fn sweep(&self, now: Instant) {
         let mut counters = self.counters.borrow_mut();
-        for connection in self.open.borrow().values().filter(|connection| !connection.closed.get()) {
-            let late = |since: Instant, most: Duration| now.saturating_duration_since(since) > most;
-            if connection.began.get().is_some_and(|began| late(began, MESSAGE_WITHIN)) {
-                counters.bad_streams += 1;
-                self.cut(connection);
-            } else if late(connection.used.get(), self.limits.idle) {
-                counters.idle_closed += 1;
-                self.cut(connection);
-            }
+        let stall = Duration::from_millis(self.bounds.stall_ms);
+        let idle = Duration::from_millis(self.bounds.idle_ms);
+        for connection in self
+            .open
+            .borrow()
+            .values()
+            .filter(|connection| !connection.closed.get())
+        {
+            let late = |since: Option<Instant>, most: Duration| {
+                since.is_some_and(|since| now.saturating_duration_since(since) > most)
+            };
+            let count = if late(connection.began.get(), stall) {
+                &mut counters.bad_streams
+            } else if late(connection.stalled.get(), stall) {
+                &mut counters.slow_readers
+            } else if late(Some(connection.used.get()), idle) {
+                &mut counters.idle_closed
+            } else {
+                continue;
+            };
+            *count += 1;
+            self.cut(connection);
         }
     }
 
     /// Whether anything still waits to be written.
     pub fn is_flushed(&self) -> bool {
-        self.open.borrow().values().all(|connection| connection.queued.get() == 0 || connection.closed.get())
+        self.open
+            .borrow()
+            .values()
+            .all(|connection| connection.queued.get() == 0 || connection.closed.get())
     }
 }

@@ -19,13 +19,14 @@ use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
 use crate::compositor::{Compositor, Now};
+use crate::config::TcpBounds;
 use crate::counters::counters;
 use crate::info::View;
 use crate::notifier::Effect;
 use crate::notifier::names::{Location, Target};
 use crate::shard::{FromShard, Report, ShardHandle, ToShard};
 use crate::wire::{Datagram, Flow};
-use connections::{Connections, Limits, SWEEP_EVERY};
+use connections::{Connections, SWEEP_EVERY};
 use stream::Listener;
 
 /// SUBSCRIBEs that may wait for lookups.
@@ -58,7 +59,9 @@ pub struct Parts {
     pub from_shards: mpsc::Receiver<FromShard>,
     /// One listener for each listening address, in the order of `Flow::local`.
     pub listeners: Vec<TcpListener>,
-    pub limits: Limits,
+    pub tcp: TcpBounds,
+    /// Names in Contacts and routes are looked up.
+    pub resolve: bool,
     /// Times count from here, the same as the shards'.
     pub start: Instant,
 }
@@ -100,21 +103,21 @@ struct Signals {
 impl Control {
     /// Must be called within the runtime: takes up listening.
     pub fn begin(parts: Parts, uring: bool) -> std::io::Result<Control> {
-        let connections = Connections::new(uring, parts.limits, parts.shards.clone());
+        let connections = Connections::new(uring, parts.tcp, parts.shards.clone());
         for (local, socket) in parts.listeners.into_iter().enumerate() {
             let listener = Listener::new(uring, socket)?;
             tokio::task::spawn_local(connections.clone().accept(local as u16, listener));
         }
-        let resolver = TokioResolver::builder_tokio().and_then(|builder| builder.build());
-        if let Err(error) = &resolver {
-            warn!(%error, "no resolver: Contacts with names are refused");
-        }
+        let resolver = if parts.resolve { resolver() } else { None };
         Ok(Control {
             compositor: parts.compositor,
             shards: parts.shards,
             from_shards: parts.from_shards,
             connections,
-            lookups: Rc::new(Lookups { resolver: resolver.ok(), waiting: RefCell::default() }),
+            lookups: Rc::new(Lookups {
+                resolver,
+                waiting: RefCell::default(),
+            }),
             owed: HashMap::new(),
             start: parts.start,
             counters: Counters::default(),
@@ -170,15 +173,22 @@ impl Control {
     }
 
     fn now(&self) -> Now {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        Now { mono_ms: self.start.elapsed().as_millis() as u64, unix_ms: unix.as_millis() as u64 }
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            mono_ms: self.start.elapsed().as_millis() as u64,
+            unix_ms: unix.as_millis() as u64,
+        }
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         if !self.owed.is_empty() {
             return Some(Instant::now() + OFFER_AGAIN);
         }
-        self.compositor.next_deadline().map(|due_ms| self.start + Duration::from_millis(due_ms))
+        self.compositor
+            .next_deadline()
+            .map(|due_ms| self.start + Duration::from_millis(due_ms))
     }
 
     fn take(&mut self, message: FromShard) {
@@ -193,21 +203,33 @@ impl Control {
         match effect {
             Effect::Stream(message) => self.connections.send(&message),
             Effect::Publish { flow, bytes } => self.publish(shard, flow, &bytes),
-            Effect::Locate { target, flow, bytes } => self.locate(shard, target, flow, bytes),
+            Effect::Locate {
+                target,
+                flow,
+                bytes,
+            } => self.locate(shard, target, flow, bytes),
             Effect::HandOver { .. } => unreachable!("shards hand over among themselves"),
         }
     }
 
     fn publish(&mut self, shard: u8, flow: Flow, bytes: &[u8]) {
         let mut response = Vec::new();
-        self.compositor.publish(self.now(), flow.peer, bytes, &mut response);
+        self.compositor
+            .publish(self.now(), flow.peer, bytes, &mut response);
         if response.is_empty() {
             return;
         }
         if flow.transport.is_reliable() {
-            return self.connections.send(&Datagram { flow, head: response, tail: None });
+            return self.connections.send(&Datagram {
+                flow,
+                head: response,
+                tail: None,
+            });
         }
-        let answer = ToShard::Send { flow, bytes: response };
+        let answer = ToShard::Send {
+            flow,
+            bytes: response,
+        };
         if self.shards[usize::from(shard)].tell(answer).is_err() {
             self.counters.answers_dropped += 1;
         }
@@ -222,7 +244,12 @@ impl Control {
         }
         let shards = &self.shards;
         self.owed.retain(|&(shard, domain), view| {
-            shards[shard].tell(ToShard::View { domain, view: view.clone() }).is_err()
+            shards[shard]
+                .tell(ToShard::View {
+                    domain,
+                    view: view.clone(),
+                })
+                .is_err()
         });
     }
 
@@ -288,7 +315,9 @@ impl Control {
         }
         let deadline = Instant::now() + REPORT_WITHIN;
         while reports.len() < asked {
-            let Some(wait) = deadline.checked_duration_since(Instant::now()) else { break };
+            let Some(wait) = deadline.checked_duration_since(Instant::now()) else {
+                break;
+            };
             match timeout(wait, self.from_shards.recv()).await {
                 Ok(Some(FromShard::Report(report))) => reports.push(report),
                 Ok(Some(message)) => self.take(message),
@@ -308,7 +337,11 @@ impl Control {
         let live: usize = reports.iter().map(|report| report.live).sum();
         let mut line = format!("counters shards={} live={live}", reports.len());
         let connections = self.connections.counters();
-        let all = notifier.each().chain(io.each()).chain(connections.each()).chain(self.counters.each());
+        let all = notifier
+            .each()
+            .chain(io.each())
+            .chain(connections.each())
+            .chain(self.counters.each());
         for (name, count) in all.filter(|&(_, count)| count > 0) {
             line.push_str(&format!(" {name}={count}"));
         }
@@ -316,15 +349,39 @@ impl Control {
     }
 }
 
+/// A resolver by the system's configuration.
+fn resolver() -> Option<TokioResolver> {
+    match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
+        Ok(resolver) => Some(resolver),
+        Err(error) => {
+            warn!(%error, "no resolver: Contacts with names are refused");
+            None
+        }
+    }
+}
+
 impl Lookups {
     async fn look_up(self: Rc<Self>, shard: u8, handle: ShardHandle, target: Target) {
-        let nowhere = Location { addresses: Vec::new(), ttl_ms: 0 };
+        let nowhere = Location {
+            addresses: Vec::new(),
+            ttl_ms: 0,
+        };
         let location = match &self.resolver {
-            Some(resolver) => timeout(LOOKUP_WITHIN, resolver::locate(resolver, &target)).await.unwrap_or(nowhere),
+            Some(resolver) => timeout(LOOKUP_WITHIN, resolver::locate(resolver, &target))
+                .await
+                .unwrap_or(nowhere),
             None => nowhere,
         };
-        let waiting = self.waiting.borrow_mut().remove(&(shard, target.clone())).unwrap_or_default();
-        let mut message = ToShard::Located { target, location, waiting };
+        let waiting = self
+            .waiting
+            .borrow_mut()
+            .remove(&(shard, target.clone()))
+            .unwrap_or_default();
+        let mut message = ToShard::Located {
+            target,
+            location,
+            waiting,
+        };
         while let Err(back) = handle.tell(message) {
             message = back;
             tokio::time::sleep(OFFER_AGAIN).await;

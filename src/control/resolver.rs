@@ -16,21 +16,47 @@ const ADDRESSES_MOST: usize = 16;
 
 /// Looks one target up. A name that leads nowhere has no addresses; that is no error.
 pub async fn locate(resolver: &TokioResolver, target: &Target) -> Location {
-    let mut found = Found { addresses: Vec::new(), until: None };
+    let mut found = Found {
+        addresses: Vec::new(),
+        until: None,
+    };
     match (target.port, target.transport) {
         // RFC 3263 4.2: with a port, or as a numeric address, only A and AAAA are asked for.
         (Some(port), transport) => {
-            found.hosts(resolver, &target.host, port, transport.unwrap_or(Transport::Udp)).await;
+            found
+                .hosts(
+                    resolver,
+                    &target.host,
+                    port,
+                    transport.unwrap_or(Transport::Udp),
+                )
+                .await;
         }
-        (None, Some(transport)) => found.service(resolver, &srv_name(&target.host, transport), transport).await,
+        (None, Some(transport)) => {
+            found
+                .service(resolver, &srv_name(&target.host, transport), transport)
+                .await
+        }
         (None, None) => found.by_naptr(resolver, &target.host).await,
     }
     if found.addresses.is_empty() && target.port.is_none() {
         // RFC 3263 4.2: without SRV records, the host itself at the default port.
-        found.hosts(resolver, &target.host, DEFAULT_PORT, target.transport.unwrap_or(Transport::Udp)).await;
+        found
+            .hosts(
+                resolver,
+                &target.host,
+                DEFAULT_PORT,
+                target.transport.unwrap_or(Transport::Udp),
+            )
+            .await;
     }
-    let ttl_ms = found.until.map_or(0, |until| until.saturating_duration_since(Instant::now()).as_millis() as u64);
-    Location { addresses: found.addresses, ttl_ms }
+    let ttl_ms = found.until.map_or(0, |until| {
+        until.saturating_duration_since(Instant::now()).as_millis() as u64
+    });
+    Location {
+        addresses: found.addresses,
+        ttl_ms,
+    }
 }
 
 struct Found {
@@ -49,14 +75,20 @@ impl Found {
                 if let RData::NAPTR(naptr) = &record.data
                     && let Some(transport) = naptr_transport(&naptr.services)
                 {
-                    services.push((naptr.order, naptr.preference, naptr.replacement.to_ascii(), transport));
+                    services.push((
+                        naptr.order,
+                        naptr.preference,
+                        naptr.replacement.to_ascii(),
+                        transport,
+                    ));
                 }
             }
         }
         services.sort();
         if services.is_empty() {
             let transports = [Transport::Udp, Transport::Tcp];
-            services.extend(transports.map(|transport| (0, 0, srv_name(host, transport), transport)));
+            services
+                .extend(transports.map(|transport| (0, 0, srv_name(host, transport), transport)));
         }
         for (_, _, name, transport) in services {
             self.service(resolver, &name, transport).await;
@@ -65,12 +97,19 @@ impl Found {
 
     /// RFC 2782: lowest priority first; inside one, the heavier first.
     async fn service(&mut self, resolver: &TokioResolver, name: &str, transport: Transport) {
-        let Ok(lookup) = resolver.lookup(absolute(name), RecordType::SRV).await else { return };
+        let Ok(lookup) = resolver.lookup(absolute(name), RecordType::SRV).await else {
+            return;
+        };
         self.limit(lookup.valid_until());
         let mut records = Vec::new();
         for record in lookup.answers() {
             if let RData::SRV(srv) = &record.data {
-                records.push((srv.priority, std::cmp::Reverse(srv.weight), srv.target.to_ascii(), srv.port));
+                records.push((
+                    srv.priority,
+                    std::cmp::Reverse(srv.weight),
+                    srv.target.to_ascii(),
+                    srv.port,
+                ));
             }
         }
         records.sort();
@@ -79,15 +118,28 @@ impl Found {
         }
     }
 
-    async fn hosts(&mut self, resolver: &TokioResolver, host: &str, port: u16, transport: Transport) {
+    async fn hosts(
+        &mut self,
+        resolver: &TokioResolver,
+        host: &str,
+        port: u16,
+        transport: Transport,
+    ) {
         if self.addresses.len() >= ADDRESSES_MOST {
             return;
         }
         // A name that is in no zone but in the hosts file is asked for as it stands.
-        let Ok(lookup) = resolver.lookup_ip(host).await else { return };
+        let Ok(lookup) = resolver.lookup_ip(host).await else {
+            return;
+        };
         self.limit(lookup.valid_until());
         let room = ADDRESSES_MOST - self.addresses.len();
-        self.addresses.extend(lookup.iter().take(room).map(|ip: IpAddr| (transport, SocketAddr::new(ip, port))));
+        self.addresses.extend(
+            lookup
+                .iter()
+                .take(room)
+                .map(|ip: IpAddr| (transport, SocketAddr::new(ip, port))),
+        );
     }
 
     fn limit(&mut self, until: Instant) {
@@ -104,7 +156,11 @@ fn srv_name(host: &str, transport: Transport) -> String {
 
 /// Names of SIP are absolute: no search domain is tried.
 fn absolute(name: &str) -> String {
-    if name.ends_with('.') { name.to_owned() } else { format!("{name}.") }
+    if name.ends_with('.') {
+        name.to_owned()
+    } else {
+        format!("{name}.")
+    }
 }
 
 /// RFC 3263 4.1: `SIP+D2U` is UDP, `SIP+D2T` is TCP; the others we do not speak.

@@ -28,7 +28,9 @@ impl Runtime {
         if uring {
             return tokio_uring::Runtime::new(&tokio_uring::builder()).map(Runtime::Uring);
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         Ok(Runtime::Tokio(runtime, LocalSet::new()))
     }
 
@@ -81,7 +83,10 @@ impl Stream {
                 loop {
                     let ready = stream.readable().await;
                     let result = ready.and_then(|()| stream.try_read(&mut buffer));
-                    if result.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock) {
+                    if result
+                        .as_ref()
+                        .is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+                    {
                         continue;
                     }
                     return (result, buffer);
@@ -127,11 +132,19 @@ pub enum Listener {
     Tokio(tokio::net::TcpListener),
 }
 
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
 impl Listener {
     /// Must be called within the runtime.
     pub fn new(uring: bool, socket: std::net::TcpListener) -> io::Result<Listener> {
         if uring {
-            return Ok(Listener::Uring(tokio_uring::net::TcpListener::from_std(socket)));
+            return Ok(Listener::Uring(tokio_uring::net::TcpListener::from_std(
+                socket,
+            )));
         }
         socket.set_nonblocking(true)?;
         Ok(Listener::Tokio(tokio::net::TcpListener::from_std(socket)?))

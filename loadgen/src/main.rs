@@ -26,7 +26,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Load generator and checker for SIPserver notifiers.
 ///
-/// Exit status: 0 all right; 1 an entity missed a change, was not subscribed, or the notifier broke an order;
+/// Exit status: 0 all right; 1 an entity missed a change, lost its subscription, or the notifier broke an order;
 /// 2 wrong usage; 3 the target did not answer or does not take what a run needs.
 #[derive(Debug, Parser)]
 #[command(version)]

@@ -189,6 +189,9 @@ impl Report {
         let latency = latency(rounds, outcome);
         Report {
             right: not_subscribed == 0
+                && counts.refused.is_empty()
+                && counts.unanswered == 0
+                && counts.not_left == 0
                 && outcome.missing == 0
                 && failed == 0
                 && faults.total() == 0,

@@ -554,4 +554,33 @@ mod tests {
         sender.flush().unwrap();
         assert_eq!(sender.refused, 1);
     }
+
+    #[test]
+    fn what_a_full_buffer_drops_is_counted() {
+        let ip = IpAddr::from(Ipv4Addr::LOCALHOST);
+        let (mut sender, receiver) = (Endpoint::bind(ip).unwrap(), Endpoint::bind(ip).unwrap());
+        let mut sent = 0;
+        while receiver.drops().unwrap() == 0 {
+            for _ in 0..BATCH {
+                sender
+                    .queue((ip, receiver.port()).into(), None, |out| {
+                        out.resize(DATAGRAM, 0)
+                    })
+                    .unwrap();
+            }
+            sender.flush().unwrap();
+            sent += BATCH as u64;
+            assert!(sent < 1_000_000, "a socket's buffer has an end");
+        }
+        let mut inbox = Inbox::new();
+        let mut taken = 0;
+        loop {
+            let count = receiver.receive(&mut inbox).unwrap();
+            if count == 0 {
+                break;
+            }
+            taken += count as u64;
+        }
+        assert_eq!(taken + receiver.drops().unwrap(), sent);
+    }
 }

@@ -19,8 +19,9 @@ use crate::sip::{self, Message, Notify, Response, Run, Subscribe, SubscribeTempl
 use crate::socket::{Endpoint, Inbox, Poll, pin};
 use crate::wheel::{TICK_MS, Wheel};
 
-/// SUBSCRIBEs that may be unanswered at once: what a default receive buffer of 212,992 bytes holds.
-const WINDOW: u32 = 128;
+/// SUBSCRIBEs that may be unanswered at once: a default receive buffer of 212,992 bytes holds them and the
+/// answers to the NOTIFYs that they bring.
+const WINDOW: u32 = 64;
 /// Batches taken from one socket before the others have their turn.
 const BATCHES: usize = 8;
 /// How long the target may take to accept the first publications.

@@ -159,6 +159,55 @@ fn the_dead_are_not_missed() {
 }
 
 #[test]
+fn a_notify_before_the_200_is_no_fault() {
+    let notifier = Running::start("127.0.0.1", Wrong::NotifiesFirst);
+    let (status, report) = run(
+        &notifier,
+        "--entities 100 --duration 3 --changes 4 --expires 2",
+    );
+    assert_eq!(status, 0, "{report:#}");
+    assert_ne!(number(&report, "/subscribing/refreshes"), 0, "{report:#}");
+}
+
+#[test]
+fn a_lost_subscribe_is_sent_again() {
+    let notifier = Running::start("127.0.0.1", Wrong::LosesTheFirstSubscribe);
+    let (status, report) = run(&notifier, "--entities 100 --duration 0.5 --changes 4");
+    assert_eq!(status, 0, "{report:#}");
+    assert!(
+        number(&report, "/subscribing/repeated") >= 100,
+        "{report:#}"
+    );
+}
+
+#[test]
+fn a_forgotten_subscription_is_wrong() {
+    let notifier = Running::start("127.0.0.1", Wrong::ForgetsSubscriptions);
+    let (status, report) = run(
+        &notifier,
+        "--entities 40 --duration 3 --changes 1 --expires 2",
+    );
+    assert_eq!(status, 1, "{report:#}");
+    assert_eq!(
+        number(&report, "/subscribing/refused/481"),
+        40,
+        "{report:#}"
+    );
+}
+
+#[test]
+fn an_unsubscription_without_its_notify_is_wrong() {
+    let notifier = Running::start("127.0.0.1", Wrong::NeverTerminates);
+    let (status, report) = run(&notifier, "--entities 40 --duration 0.5 --changes 4");
+    assert_eq!(status, 1, "{report:#}");
+    assert_eq!(
+        number(&report, "/notifying/not_terminated"),
+        40,
+        "{report:#}"
+    );
+}
+
+#[test]
 fn a_withheld_change_is_missing() {
     let notifier = Running::start("127.0.0.1", Wrong::Withholds);
     let (status, report) = run(

@@ -1,7 +1,7 @@
 //! A small but real notifier for the tests of loadgen: SUBSCRIBE, NOTIFY and PUBLISH of the SIPserver package over
 //! UDP, one thread, with faults on demand. It shares no code with loadgen, which judges it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,6 +33,14 @@ pub enum Wrong {
     EndsASubscription,
     /// Every change is held for 700 ms.
     IsLate,
+    /// The 200 to SUBSCRIBE comes after the NOTIFY, which is allowed (RFC 6665 4.4.1).
+    NotifiesFirst,
+    /// The first copy of every SUBSCRIBE that makes a dialog is lost.
+    LosesTheFirstSubscribe,
+    /// A refresh is answered with 481.
+    ForgetsSubscriptions,
+    /// SUBSCRIBE with Expires: 0 is answered, and no NOTIFY follows.
+    NeverTerminates,
     RefusesSubscribe,
     RefusesPublish,
     SaysNothing,
@@ -87,6 +95,7 @@ struct Notifier {
     branch_count: u32,
     subscriptions: HashMap<String, Subscription>,
     hold_back: u32,
+    lost: HashSet<String>,
 }
 
 /// A notifier that runs until it is dropped.
@@ -117,6 +126,7 @@ impl Running {
             branch_count: 0,
             subscriptions: HashMap::new(),
             hold_back: 0,
+            lost: HashSet::new(),
         };
         let thread = std::thread::spawn(move || {
             let mut buffer = vec![0; 65_536];
@@ -272,6 +282,12 @@ impl Notifier {
         {
             return self.send(&known.subscribe.1, from);
         }
+        if self.wrong == Wrong::LosesTheFirstSubscribe && self.lost.insert(call_id.clone()) {
+            return;
+        }
+        if self.wrong == Wrong::ForgetsSubscriptions && in_dialog && expires > 0 {
+            self.subscriptions.remove(&call_id);
+        }
         if in_dialog != self.subscriptions.contains_key(&call_id) {
             return self.send(
                 &answer(message, "481 Subscription Does Not Exist", None, ""),
@@ -284,7 +300,13 @@ impl Notifier {
             self.socket.local_addr().expect("it is bound")
         );
         let bytes = answer(message, "200 OK", Some(&tag), &more);
-        self.send(&bytes, from);
+        if self.wrong != Wrong::NotifiesFirst {
+            self.send(&bytes, from);
+        }
+        if self.wrong == Wrong::NeverTerminates && expires == 0 {
+            self.subscriptions.remove(&call_id);
+            return;
+        }
         let subscription = self
             .subscriptions
             .entry(call_id.clone())
@@ -309,10 +331,14 @@ impl Notifier {
                 subscribe: Default::default(),
                 misbehaved: false,
             });
-        subscription.subscribe = (branch, bytes);
+        subscription.subscribe = (branch, bytes.clone());
         subscription.outstanding = None;
         subscription.full_due = true;
         subscription.ending = expires == 0;
+        if self.wrong == Wrong::NotifiesFirst {
+            self.notify_all();
+            self.send(&bytes, from);
+        }
     }
 
     fn answered(&mut self, message: &str) {

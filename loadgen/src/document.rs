@@ -4,6 +4,8 @@
 //! All subscribers of one filter and format get the same bytes but for the version, so a document is parsed
 //! whole once and every further copy is compared with it, byte by byte: each copy is fully checked.
 
+use std::rc::Rc;
+
 use memchr::memmem;
 use quick_xml::XmlVersion;
 use quick_xml::events::{BytesStart, Event};
@@ -96,7 +98,7 @@ impl Document {
 struct Known {
     bytes: Vec<u8>,
     version_at: usize,
-    document: Document,
+    document: Rc<Document>,
 }
 
 /// The documents parsed last.
@@ -129,7 +131,7 @@ impl Reader {
     }
 
     /// The document in `body` and the version of this copy.
-    pub fn read(&mut self, body: &[u8]) -> Result<(&Document, u32), Malformed> {
+    pub fn read(&mut self, body: &[u8]) -> Result<(Rc<Document>, u32), Malformed> {
         let width = self.format.version_width();
         let count = self.known.len();
         let found = (0..count)
@@ -144,7 +146,7 @@ impl Reader {
             self.format,
             &body[known.version_at..known.version_at + width],
         )?;
-        Ok((&known.document, version))
+        Ok((Rc::clone(&known.document), version))
     }
 
     fn parse(&mut self, body: &[u8]) -> Result<usize, Malformed> {
@@ -167,7 +169,7 @@ impl Reader {
         let known = Known {
             bytes: body.to_vec(),
             version_at,
-            document,
+            document: Rc::new(document),
         };
         if self.known.len() < Self::KEPT {
             self.newest = self.known.len();

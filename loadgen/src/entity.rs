@@ -325,10 +325,13 @@ impl Entity {
         Arrival::New { taken, repeated }
     }
 
-    /// The NOTIFY just received is answered with the batch of this number.
+    /// What was received is answered with the batch of this number. The repeat of an answer opens nothing: the
+    /// notifier may have had the first.
     pub fn answer(&mut self, batch: u32) {
-        self.unanswered = false;
-        self.answered_in = batch;
+        if self.unanswered {
+            self.unanswered = false;
+            self.answered_in = batch;
+        }
     }
 
     fn knows(&self, branch: u32) -> bool {
@@ -640,6 +643,15 @@ mod tests {
         bench.batch += 9;
         bench.receive(3, Some(partial(3, 11, 12)));
         bench.only(Fault::TwoOutstanding);
+    }
+
+    #[test]
+    fn a_late_repeat_in_the_same_batch_as_the_next_notify_is_no_fault() {
+        let mut bench = Bench::subscribed();
+        bench.receive(1, Some(full(1, 10)));
+        bench.entity.answer(bench.batch);
+        bench.receive(2, Some(partial(2, 10, 11)));
+        assert_eq!(bench.faults.total(), 0);
     }
 
     #[test]

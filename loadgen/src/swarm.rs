@@ -1,6 +1,8 @@
 //! The swarm: one thread that moves all entities through their phases over a few sockets. What an entity thinks
 //! of a NOTIFY is the entity's own matter; what the kernel does is the socket's.
 
+mod reception;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
@@ -10,20 +12,18 @@ use rand::{RngExt, SeedableRng};
 
 use crate::dialogs::Dialogs;
 use crate::document::Reader;
-use crate::entity::{self, Arrival, Entity, Example, Fault, Faults, Phase};
+use crate::entity::{Entity, Faults, Phase};
 use crate::plan::Plan;
 use crate::publisher::{Publisher, TIMER_F_US, id_prefix, timer_e_us};
 use crate::report::{Counts, Measured, Progress, Report};
 use crate::rounds::Rounds;
-use crate::sip::{self, Message, Notify, Response, Run, Subscribe, SubscribeTemplate};
+use crate::sip::{Run, Subscribe, SubscribeTemplate};
 use crate::socket::{Endpoint, Inbox, Poll, pin};
 use crate::wheel::{TICK_MS, Wheel};
 
 /// SUBSCRIBEs that may be unanswered at once: a default receive buffer of 212,992 bytes holds them and the
 /// answers to the NOTIFYs that they bring.
 const WINDOW: u32 = 64;
-/// Batches taken from one socket before the others have their turn.
-const BATCHES: usize = 8;
 /// How long the target may take to accept the first publications.
 const ANSWER_WITHIN_US: u64 = 4_000_000;
 /// A phase ends when nothing has moved for so long.
@@ -384,7 +384,9 @@ impl<'a> Swarm<'a> {
                 }
                 (0, _) => {}
                 (TRIES, _) => {
-                    entity.gave_up();
+                    let before = self.standing(index);
+                    self.entities[index as usize].gave_up();
+                    self.note(index, before, now);
                     self.counts.unanswered += 1;
                     self.unanswered -= 1;
                 }
@@ -450,229 +452,6 @@ impl<'a> Swarm<'a> {
             None => self.local,
         };
         SocketAddr::new(ip, port)
-    }
-
-    fn drain(&mut self, socket: usize) -> io::Result<()> {
-        let mut inbox = std::mem::take(&mut self.inbox);
-        for _ in 0..BATCHES {
-            let count = self.endpoints[socket].receive(&mut inbox)?;
-            let now = self.now_us();
-            self.batch = self.batch.wrapping_add(1).max(1);
-            for at in 0..count {
-                let incoming = inbox.get(at);
-                match sip::scan(incoming.bytes) {
-                    Ok(Message::Notify(notify)) if !incoming.truncated => {
-                        self.on_notify(socket, &notify, incoming.from, now)?;
-                    }
-                    Ok(Message::Response(response)) => self.on_response(&response, now),
-                    _ => self.counts.unreadable += 1,
-                }
-            }
-            self.endpoints[socket].flush()?;
-            if count < crate::socket::BATCH {
-                break;
-            }
-        }
-        self.inbox = inbox;
-        Ok(())
-    }
-
-    fn drain_publisher(&mut self) -> io::Result<()> {
-        let count = self.publisher.endpoint().receive(&mut self.inbox)?;
-        let now = self.now_us();
-        for at in 0..count {
-            match sip::scan(self.inbox.get(at).bytes) {
-                Ok(Message::Response(response)) => self.publisher.receive(&response, now)?,
-                _ => self.counts.unreadable += 1,
-            }
-        }
-        Ok(())
-    }
-
-    fn on_notify(
-        &mut self,
-        socket: usize,
-        message: &Notify,
-        from: SocketAddr,
-        now: u64,
-    ) -> io::Result<()> {
-        self.counts.received += 1;
-        let index = sip::entity_of_user(message.user)
-            .filter(|&index| index < self.plan.entities && message.belongs_to(self.run, index));
-        let Some(index) = index else {
-            self.counts.strays += 1;
-            return self.answer(
-                socket,
-                message,
-                from,
-                None,
-                "481 Subscription Does Not Exist",
-            );
-        };
-        let entity = &mut self.entities[index as usize];
-        let mut notify = entity::Notify {
-            branch: sip::branch_hash(message.branch),
-            cseq: message.cseq,
-            terminated: message.is_terminated(),
-            position: None,
-            batch: self.batch,
-        };
-        if self.plan.loss > 0.0 && self.chance.random_bool(self.plan.loss) {
-            self.counts.lost_on_purpose += 1;
-            entity.lose(index, &notify, &mut self.faults);
-            return Ok(());
-        }
-        let mut fault = |fault| {
-            let example = Example {
-                entity: index,
-                fault,
-                cseq: message.cseq,
-                expected: 0,
-                got: 0,
-            };
-            self.faults.add(example);
-        };
-        if !self
-            .dialogs
-            .learn(entity, message.from_tag, message.contact)
-        {
-            fault(Fault::WrongDialog);
-        }
-        if message.event != b"SIPserver" {
-            fault(Fault::Malformed);
-        }
-        let mut reached = &[][..];
-        if !message.body.is_empty() {
-            let is_type = message
-                .content_type
-                .eq_ignore_ascii_case(self.plan.format.media_type().as_bytes());
-            match self.reader.read(message.body) {
-                Ok((document, version)) if is_type => {
-                    notify.position = Some(document.position(version));
-                    reached = &document.reached;
-                }
-                Ok(_) => fault(Fault::Malformed),
-                Err(reason) => {
-                    fault(Fault::Malformed);
-                    self.counts.malformed.get_or_insert(reason);
-                }
-            }
-        }
-        let (was_live, had_view) = (entity.is_live(), entity.has_view());
-        let was_leaving = entity.phase() == Phase::Leaving;
-        let arrival = entity.receive(index, &notify, &mut self.faults);
-        let status = match arrival {
-            Arrival::Retransmission => {
-                self.counts.retransmissions += 1;
-                "200 OK"
-            }
-            Arrival::OutOfOrder => "500 CSeq Out of Order",
-            Arrival::NoSubscription => {
-                self.counts.strays += 1;
-                "481 Subscription Does Not Exist"
-            }
-            Arrival::New { taken, repeated } => {
-                self.counts.notified += 1;
-                self.counts.repeated_views += u64::from(repeated);
-                if taken && !entity.is_silent() {
-                    for &shown in reached {
-                        self.rounds.saw(index, shown, now);
-                    }
-                }
-                "200 OK"
-            }
-        };
-        if !had_view && entity.has_view() {
-            self.counts.ready += 1;
-            self.counts.last_ready_us = now;
-        }
-        if was_leaving && entity.phase() == Phase::Left {
-            self.counts.left += 1;
-        }
-        if was_live && entity.phase() == Phase::Ended {
-            self.live = self.live.saturating_sub(1);
-        }
-        if entity.is_silent() {
-            return Ok(());
-        }
-        entity.answer(self.batch);
-        let wants_full = entity.wants_full();
-        self.answer(socket, message, from, Some(index), status)?;
-        if wants_full {
-            self.counts.gaps += 1;
-            self.send_new_subscribe(index, false)?;
-        }
-        Ok(())
-    }
-
-    /// Answers a NOTIFY. RFC 3581 4: from the address and port that it was received on, to where it came from.
-    fn answer(
-        &mut self,
-        socket: usize,
-        message: &Notify,
-        from: SocketAddr,
-        index: Option<u32>,
-        status: &str,
-    ) -> io::Result<()> {
-        let source = index.and_then(|index| own_address(self.plan, self.contact(index)));
-        self.endpoints[socket].queue(from, source, |out| {
-            message.repeated.write_answer(status, out)
-        })
-    }
-
-    fn on_response(&mut self, response: &Response, now: u64) {
-        let Some((index, cseq)) = self.run.transaction(response.branch) else {
-            self.counts.unreadable += 1;
-            return;
-        };
-        let Some(entity) = self
-            .entities
-            .get_mut(index as usize)
-            .filter(|entity| entity.awaits(cseq))
-        else {
-            self.counts.late_answers += 1;
-            return;
-        };
-        if response.status < 200 {
-            return;
-        }
-        self.unanswered -= 1;
-        let (phase, was_live) = (entity.phase(), entity.is_live());
-        entity.answered(response.status);
-        if phase == Phase::Leaving && entity.phase() == Phase::Left {
-            self.counts.left += 1;
-        }
-        if response.status >= 300 {
-            *self.counts.refused.entry(response.status).or_default() += 1;
-            if was_live && !entity.is_live() {
-                self.live = self.live.saturating_sub(1);
-            }
-            return;
-        }
-        if phase == Phase::Subscribing {
-            self.counts.subscribed += 1;
-            self.counts.last_subscribed_us = now;
-        }
-        if !self
-            .dialogs
-            .learn(entity, response.to_tag, response.contact)
-        {
-            let example = Example {
-                entity: index,
-                fault: Fault::WrongDialog,
-                cseq,
-                expected: 0,
-                got: 0,
-            };
-            self.faults.add(example);
-        }
-        if entity.phase() == Phase::Subscribed {
-            let granted_ms = u64::from(response.expires.unwrap_or(self.plan.expires)) * 1_000;
-            // Spread from half of the lifetime to nine tenths, so that a swarm does not refresh as one.
-            let spread = u64::from(index.wrapping_mul(0x9e37_79b1) >> 16);
-            let delay_ms = granted_ms / 2 + granted_ms * 2 / 5 * spread / 65_536;
-            entity.deadline = self.wheel.arm(index, now / 1_000, delay_ms);
-        }
     }
 }
 

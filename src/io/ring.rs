@@ -99,7 +99,7 @@ impl Drop for Base {
         let everything = types::CancelBuilder::any();
         let submitter = self.ring.submitter();
         // Nothing to cancel is an error too; a ring that is closed next needs none of these answers.
-        let _ = submitter.register_sync_cancel(None, everything);
+        let _ = submitter.register_sync_cancel(Some(Timespec::new().sec(1)), everything);
         let _ = submitter.unregister_buf_ring(GROUP);
     }
 }
@@ -409,4 +409,38 @@ fn is_lasting(errno: i32) -> bool {
         errno,
         libc::EBADF | libc::ENOTSOCK | libc::EINVAL | libc::EFAULT | libc::EOPNOTSUPP
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::io::sockets::bind_shards;
+    use crate::io::waker;
+
+    #[test]
+    fn buffers_that_run_dry_lose_nothing_that_the_socket_held() {
+        let sockets = bind_shards(([127, 0, 0, 1], 0).into(), 1, Some(425_984)).unwrap();
+        let target = sockets[0].local_addr().unwrap();
+        let (_waker, sleeper) = waker::pair().unwrap();
+        let mut ring = Ring::with_buffers(sockets, sleeper, false, 8).ok().unwrap();
+        let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for number in 0..400u32 {
+            peer.send_to(&number.to_be_bytes(), target).unwrap();
+        }
+        let (mut next, mut enobufs) = (0u32, 0);
+        for _ in 0..1000 {
+            let turn = ring.turn(&[], Duration::from_millis(20), &mut |arrived| {
+                assert_eq!(arrived.bytes, next.to_be_bytes());
+                next += 1;
+            });
+            let turn = turn.unwrap();
+            enobufs += turn.enobufs;
+            assert_eq!((turn.overflowed, turn.truncated), (0, 0));
+            if next == 400 {
+                break;
+            }
+        }
+        assert_eq!(next, 400);
+        assert!(enobufs > 0, "8 buffers were enough for 400 datagrams");
+    }
 }

@@ -25,9 +25,13 @@ struct Node {
 }
 
 fn socket(address: &str, rcvbuf: usize) -> UdpSocket {
-    bind_shards(address.parse().unwrap(), 1, Some(rcvbuf))
-        .unwrap()
-        .remove(0)
+    bind_shards(
+        address.parse().expect("the text is an address"),
+        1,
+        Some(rcvbuf),
+    )
+    .expect("loopback has ports")
+    .remove(0)
 }
 
 fn node(kind: Kind, address: &str, gso: bool) -> Node {
@@ -36,8 +40,8 @@ fn node(kind: Kind, address: &str, gso: bool) -> Node {
 
 fn node_with(kind: Kind, address: &str, gso: bool, rcvbuf: usize) -> Node {
     let sockets = vec![socket(address, rcvbuf)];
-    let address = sockets[0].local_addr().unwrap();
-    let (engine, waker) = Engine::open(kind, sockets, gso).unwrap();
+    let address = sockets[0].local_addr().expect("the socket is bound");
+    let (engine, waker) = Engine::open(kind, sockets, gso).expect("the engine opens");
     assert_eq!(engine.kind(), kind);
     Node {
         engine,
@@ -48,8 +52,10 @@ fn node_with(kind: Kind, address: &str, gso: bool, rcvbuf: usize) -> Node {
 
 fn peer(address: &str) -> (UdpSocket, SocketAddr) {
     let socket = socket(address, RCVBUF);
-    socket.set_read_timeout(Some(PATIENCE)).unwrap();
-    let address = socket.local_addr().unwrap();
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("a socket has a timeout");
+    let address = socket.local_addr().expect("the socket is bound");
     (socket, address)
 }
 
@@ -87,7 +93,7 @@ fn receive_until(node: &mut Node, batch: &mut Batch, count: usize) -> (Vec<Vec<u
             .turn(batch, Duration::from_millis(20), &mut |arrived| {
                 received.push(arrived.bytes.to_vec());
             })
-            .unwrap();
+            .expect("the engine works");
         batch.clear();
         total.sent += turn.sent;
         total.received += turn.received;
@@ -127,7 +133,7 @@ fn echo(node: &mut Node, stop: &AtomicBool) {
             .turn(&mut batch, wait, &mut |arrived: Received<'_>| {
                 answers.push((arrived.peer, arrived.bytes.to_vec()));
             })
-            .unwrap();
+            .expect("the engine works");
         assert!(turn.failed.is_empty(), "{turn:?}");
         batch.clear();
     }

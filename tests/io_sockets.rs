@@ -11,7 +11,7 @@ use fanfare::io::steering;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn address(text: &str) -> SocketAddr {
-    text.parse().unwrap()
+    text.parse().expect("the text is an address")
 }
 
 #[test]
@@ -85,12 +85,15 @@ fn a_receive_buffer_holds_what_was_asked_for() {
 }
 
 fn steered(shards: usize) -> (Vec<UdpSocket>, SocketAddr, String) {
-    let sockets = bind_shards(address("127.0.0.1:0"), shards, None).unwrap();
-    let bound = sockets[0].local_addr().unwrap();
+    let sockets = bind_shards(address("127.0.0.1:0"), shards, None).expect("loopback has ports");
+    let bound = sockets[0].local_addr().expect("the socket is bound");
     let sent_by = bound.to_string();
-    steering::attach(&sockets, &[&sent_by, "fanfare.example.com:5060"]).unwrap();
+    steering::attach(&sockets, &[&sent_by, "fanfare.example.com:5060"])
+        .expect("the kernel takes the program");
     for socket in &sockets {
-        socket.set_nonblocking(true).unwrap();
+        socket
+            .set_nonblocking(true)
+            .expect("a socket can be nonblocking");
     }
     (sockets, bound, sent_by)
 }
@@ -115,8 +118,9 @@ fn taker(sockets: &[UdpSocket], expected: &[u8]) -> usize {
 fn takers(sockets: &[UdpSocket], bound: SocketAddr, message: &[u8]) -> BTreeSet<usize> {
     (0..40)
         .map(|_| {
-            let peer = UdpSocket::bind("127.0.0.1:0").unwrap();
-            peer.send_to(message, bound).unwrap();
+            let peer = UdpSocket::bind("127.0.0.1:0").expect("loopback has ports");
+            peer.send_to(message, bound)
+                .expect("loopback takes a datagram");
             taker(sockets, message)
         })
         .collect()

@@ -84,8 +84,8 @@ fn a_receive_buffer_holds_what_was_asked_for() {
     assert!(got > receive_buffer(&untouched).unwrap() && got <= RECEIVE_BUFFER);
 }
 
-fn steered(shards: usize) -> (Vec<UdpSocket>, SocketAddr, String) {
-    let sockets = bind_shards(address("127.0.0.1:0"), shards, None).expect("loopback has ports");
+fn steered(any: &str, shards: usize) -> (Vec<UdpSocket>, SocketAddr, String) {
+    let sockets = bind_shards(address(any), shards, None).expect("loopback has ports");
     let bound = sockets[0].local_addr().expect("the socket is bound");
     let sent_by = bound.to_string();
     steering::attach(&sockets, &[&sent_by, "fanfare.example.com:5060"])
@@ -118,7 +118,7 @@ fn taker(sockets: &[UdpSocket], expected: &[u8]) -> usize {
 fn takers(sockets: &[UdpSocket], bound: SocketAddr, message: &[u8]) -> BTreeSet<usize> {
     (0..40)
         .map(|_| {
-            let peer = UdpSocket::bind("127.0.0.1:0").expect("loopback has ports");
+            let peer = UdpSocket::bind((bound.ip(), 0)).expect("loopback has ports");
             peer.send_to(message, bound)
                 .expect("loopback takes a datagram");
             taker(sockets, message)
@@ -134,7 +134,7 @@ fn answer(status: &str, via: &str, sent_by: &str, branch: &str) -> Vec<u8> {
 
 #[test]
 fn an_answer_reaches_the_shard_that_its_branch_names() {
-    let (sockets, bound, sent_by) = steered(4);
+    let (sockets, bound, sent_by) = steered("127.0.0.1:0", 4);
     let statuses = [
         "200 OK",
         "200 ",
@@ -157,21 +157,20 @@ fn an_answer_reaches_the_shard_that_its_branch_names() {
 
 #[test]
 fn shards_beyond_ten_are_read_too() {
-    let (sockets, bound, sent_by) = steered(32);
-    for shard in [0, 9, 10, 15, 16, 26, 31] {
-        let branch = format!("z9hG4bK{shard:02x}77");
-        let message = answer("200 OK", "Via: ", &sent_by, &branch);
-        assert_eq!(
-            takers(&sockets, bound, &message),
-            BTreeSet::from([shard]),
-            "{shard}"
-        );
+    for any in ["127.0.0.1:0", "[::1]:0"] {
+        let (sockets, bound, sent_by) = steered(any, 32);
+        for shard in [0, 9, 10, 15, 16, 26, 31] {
+            let branch = format!("z9hG4bK{shard:02x}77");
+            let message = answer("200 OK", "Via: ", &sent_by, &branch);
+            let reached = takers(&sockets, bound, &message);
+            assert_eq!(reached, BTreeSet::from([shard]), "{sent_by}");
+        }
     }
 }
 
 #[test]
 fn what_cannot_be_read_goes_by_the_hash_and_is_not_lost() {
-    let (sockets, bound, sent_by) = steered(4);
+    let (sockets, bound, sent_by) = steered("127.0.0.1:0", 4);
     let long_reason = format!("200 {}", "x".repeat(80));
     let unreadable = [
         answer("200 OK", "Via: ", &sent_by, "z9hG4bK04aaaa"),
@@ -205,7 +204,7 @@ fn what_cannot_be_read_goes_by_the_hash_and_is_not_lost() {
 
 #[test]
 fn one_shard_needs_no_steering() {
-    let (sockets, bound, sent_by) = steered(1);
+    let (sockets, bound, sent_by) = steered("127.0.0.1:0", 1);
     let message = answer("200 OK", "Via: ", &sent_by, "z9hG4bK07aaaa");
     assert_eq!(takers(&sockets, bound, &message), BTreeSet::from([0]));
 }

@@ -73,7 +73,7 @@ impl Base {
     /// DEFER_TASKRUN (6.1) is the youngest feature needed: a kernel that has it has multishot RecvMsg (6.0) and rings of
     /// provided buffers (5.19) too.
     fn open(sockets: &[UdpSocket], sleeper: &Sleeper, buffers: u16) -> io::Result<Base> {
-        let ring = IoUring::builder()
+        let mut ring = IoUring::builder()
             .dontfork()
             .setup_single_issuer()
             .setup_defer_taskrun()
@@ -89,6 +89,12 @@ impl Base {
         }
         files.push(sleeper.as_fd().as_raw_fd());
         ring.submitter().register_files(&files)?;
+        // A seccomp profile may let the ring be made and forbid its use.
+        // SAFETY: a request that does nothing points to nothing.
+        unsafe { ring.submission().push(&opcode::Nop::new().build()) }
+            .expect("a new ring has room");
+        ring.submit_and_wait(1)?;
+        ring.completion().for_each(drop);
         // SAFETY: `drop` below cancels all requests and takes the buffers back before it drops them.
         let buffers = unsafe { Buffers::lend(&ring, buffers) }?;
         Ok(Base { ring, buffers })

@@ -58,8 +58,8 @@ fn where_segmentation_fails_the_run_goes_singly_and_so_do_the_next() {
     }
 }
 
-/// From here on this thread, and no other, gets `errno` for io_uring_setup.
-fn forbid_io_uring(errno: i32) {
+/// From here on this thread, and no other, gets `errno` for the system call.
+fn forbid(call: libc::c_long, errno: i32) {
     let statement = |code: u32, k: u32| libc::sock_filter {
         code: code as u16,
         jt: 0,
@@ -70,10 +70,7 @@ fn forbid_io_uring(errno: i32) {
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0),
         libc::sock_filter {
             jf: 1,
-            ..statement(
-                libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K,
-                libc::SYS_io_uring_setup as u32,
-            )
+            ..statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, call as u32)
         },
         statement(libc::BPF_RET, libc::SECCOMP_RET_ERRNO | errno as u32),
         statement(libc::BPF_RET, libc::SECCOMP_RET_ALLOW),
@@ -92,13 +89,20 @@ fn forbid_io_uring(errno: i32) {
 
 #[test]
 fn where_io_uring_is_forbidden_auto_says_why_and_does_without() {
-    for (errno, reason) in [
-        (libc::EPERM, Unavailable::Forbidden),
-        (libc::ENOSYS, Unavailable::NoSuchCall),
-        (libc::ENOMEM, Unavailable::Memory),
+    let (setup, enter) = (libc::SYS_io_uring_setup, libc::SYS_io_uring_enter);
+    for (call, errno, reason) in [
+        (setup, libc::EPERM, Unavailable::Forbidden),
+        (setup, libc::ENOSYS, Unavailable::NoSuchCall),
+        (setup, libc::ENOMEM, Unavailable::Memory),
+        (enter, libc::EPERM, Unavailable::Forbidden),
+        (
+            libc::SYS_io_uring_register,
+            libc::EACCES,
+            Unavailable::Denied,
+        ),
     ] {
         thread::spawn(move || {
-            forbid_io_uring(errno);
+            forbid(call, errno);
             let refused = Engine::open(Kind::Uring, vec![socket().0], true);
             let Err(OpenError::Unavailable(named)) = refused else {
                 panic!("{refused:?}");

@@ -1,5 +1,6 @@
 //! Fanfare: a SIP event-notification publisher for server clusters.
 
+pub mod compositor;
 pub mod info;
 pub mod io;
 pub mod notifier;

@@ -465,7 +465,7 @@ impl Judge {
             flow: None,
             set: None,
             urgent_ms: VecDeque::new(),
-            exempt_ms: now_ms,
+            exempt_ms: 0,
             suppressed: false,
             failures: 0,
             retry_ms: None,

@@ -11,7 +11,7 @@ use fanfare::notifier::handle::HandleKey;
 use fanfare::notifier::names::{Location, Target};
 use fanfare::notifier::settings::Settings;
 use fanfare::notifier::{Effect, Footprint, Notifier, Outbox};
-use fanfare::wire::{Flow, Transport};
+use fanfare::wire::{Datagram, Flow, Transport};
 use rand::RngExt;
 
 use crate::judge::{Judge, Tally};
@@ -47,7 +47,8 @@ pub struct World {
     channels: HashMap<(u8, u8), u64>,
     torture: Vec<Vec<u8>>,
     published: std::collections::HashSet<String>,
-    garbage_sent: u64,
+    /// Part of a Call-ID whose messages are printed.
+    trace: Option<String>,
 }
 
 impl World {
@@ -118,7 +119,7 @@ impl World {
             channels: HashMap::new(),
             torture: torture.to_vec(),
             published: std::collections::HashSet::new(),
-            garbage_sent: 0,
+            trace: std::env::var("FANFARE_TRACE").ok(),
         }
     }
 
@@ -307,8 +308,10 @@ impl World {
     }
 
     fn flush(&mut self, number: u8) {
+        let now_ms = self.net.now_ms;
         let shard = &mut self.shards[usize::from(number)];
         for datagram in shard.outbox.batch.datagrams() {
+            print(&self.trace, now_ms, number, datagram);
             self.judge.message_out(number, datagram);
             self.net.to_peer(datagram.flow, datagram.to_vec(), number);
         }
@@ -327,6 +330,7 @@ impl World {
         };
         match effect {
             Effect::Stream(datagram) => {
+                print(&self.trace, self.net.now_ms, number, &datagram);
                 self.judge.message_out(number, &datagram);
                 self.net.to_peer(datagram.flow, datagram.to_vec(), number);
             }
@@ -438,6 +442,12 @@ impl World {
     fn deliver(&mut self, number: u8, letter: Letter) {
         let now_ms = self.net.now_ms;
         let sip = Sip::read(&letter.bytes);
+        let came = Datagram {
+            flow: letter.flow,
+            head: letter.bytes.to_vec(),
+            tail: None,
+        };
+        print(&self.trace, now_ms, number, &came);
         let is_answer = letter.bytes.starts_with(b"SIP/");
         if let Some(sip) = &sip {
             self.judge.request_in(sip, letter.original.is_none());
@@ -447,6 +457,7 @@ impl World {
             .notifier
             .receive(now_ms, letter.flow, &letter.bytes, &mut shard.outbox);
         for datagram in shard.outbox.batch.datagrams() {
+            print(&self.trace, now_ms, number, datagram);
             self.judge.message_out(number, datagram);
             self.net.to_peer(datagram.flow, datagram.to_vec(), number);
         }
@@ -581,7 +592,6 @@ impl World {
             let cut = self.net.random.random_range(0..bytes.len());
             bytes.truncate(cut);
         }
-        self.garbage_sent += 1;
         let shard = self.net.random.random_range(0..self.plan.shards);
         let flow = self.net.datagram(([127, 3, 0, 1], 5060).into());
         let before = self.live();
@@ -598,6 +608,15 @@ impl World {
                 &format!("torture file {place}"),
             );
         }
+    }
+}
+
+fn print(trace: &Option<String>, now_ms: u64, shard: u8, datagram: &Datagram) {
+    let Some(trace) = trace else { return };
+    let bytes = datagram.to_vec();
+    let text = String::from_utf8_lossy(&bytes);
+    if text.contains(trace.as_str()) {
+        println!("---- {now_ms} ms, shard {shard}, {:?}\n{text}", datagram.flow);
     }
 }
 

@@ -226,6 +226,12 @@ impl Judge {
             .is_some_and(|dialog| dialog.suppressed)
     }
 
+    /// Whether the subscriber asked to hear so seldom that the quiet phase is not enough.
+    pub fn is_slow(&self, key: &Key) -> bool {
+        let rate_ms = self.dialogs.get(key).and_then(|dialog| dialog.max_rate_ms);
+        rate_ms.is_some_and(|interval_ms| interval_ms > 100_000)
+    }
+
     pub fn live(&self) -> Option<usize> {
         let known = self.dialogs.values().all(|dialog| !dialog.tainted);
         known.then(|| self.dialogs.values().filter(|dialog| !dialog.ended).count())

@@ -707,7 +707,7 @@ impl Subscriber {
         let wanted = judge.filter_of(&key, dialog.remote_cseq)?.clone();
         let newest = judge.truth.newest();
         let told = judge.truth.objection(newest, &wanted, &dialog.rows)?;
-        if judge.has_condition(&key) {
+        if judge.has_condition(&key) || judge.is_slow(&key) {
             return None;
         }
         Some(format!(

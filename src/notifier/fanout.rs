@@ -142,7 +142,7 @@ impl Notifier {
         {
             self.counters.expired += 1;
             self.begin_ending(slot, Reason::Timeout, None);
-        } else if subscription.phase == Phase::Active && subscription.transaction.is_none() {
+        } else if subscription.transaction.is_none() {
             self.queue_due(slot);
         }
         self.arm(slot, now_ms);

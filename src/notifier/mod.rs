@@ -39,7 +39,7 @@ use hops::Hops;
 use interests::Interests;
 use names::{Location, Names, Target};
 use settings::Settings;
-use subscription::{Phase, Slots};
+use subscription::{Owed, Phase, Slots};
 use wheel::Wheel;
 use window::Window;
 
@@ -245,7 +245,10 @@ impl Notifier {
 
     /// Ends a subscription after one last NOTIFY with this reason.
     fn begin_ending(&mut self, slot: u32, reason: Reason, retry_after_s: Option<u32>) {
+        // The end needs no state: a set in progress would only put it off.
+        self.leave_set(slot);
         let subscription = self.slots.get_mut(slot);
+        subscription.owed = Owed::Nothing;
         subscription.phase = Phase::Ending {
             reason,
             retry_after_s,
@@ -261,7 +264,7 @@ impl Notifier {
         self.close_transaction(slot, now_ms, false);
         self.leave_set(slot);
         let subscription = self.slots.get_mut(slot);
-        let until_ms = subscription.subscribed_ms + subscription::TIMER_F_MS;
+        let until_ms = subscription.subscribed_ms + subscription::REPEATS_MS;
         let (hop, interest) = (subscription.hop, subscription.interest);
         let proven = std::mem::replace(&mut subscription.flags.proven, true);
         subscription.phase = Phase::Gone { until_ms };

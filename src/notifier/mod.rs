@@ -272,7 +272,7 @@ impl Notifier {
             self.prove(hop);
         }
         self.leave_hop(hop, slot);
-        self.interests.leave(interest);
+        self.leave_interest(interest);
         self.live -= 1;
         if until_ms <= now_ms {
             self.forget(slot);
@@ -334,6 +334,15 @@ impl Notifier {
             }
         }
         self.hops.leave(hop);
+    }
+
+    /// The last to leave takes the interest's bodies along: filters that come and go would leave theirs behind for ever.
+    fn leave_interest(&mut self, interest: u16) {
+        if self.interests.leave(interest) {
+            let interests = &self.interests;
+            self.bodies
+                .sweep(|key| interests.is_current(key.interest, key.view));
+        }
     }
 
     fn leave_set(&mut self, slot: u32) {

@@ -387,7 +387,9 @@ impl Notifier {
         let transaction = subscription.transaction.take()?;
         let hop = subscription.hop;
         if let Some(body) = transaction.body {
-            self.bodies.release(body);
+            let interests = &self.interests;
+            self.bodies
+                .release(body, |key| interests.is_current(key.interest, key.view));
         }
         if transaction.windowed {
             let reliable = self.hops.flow(hop).transport.is_reliable();

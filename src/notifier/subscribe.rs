@@ -329,7 +329,7 @@ impl Notifier {
         subscription.max_rate = wish.max_rate;
         subscription.min_rate = wish.min_rate;
         subscription.limit_rates(wish.expires_s);
-        self.interests.leave(former);
+        self.leave_interest(former);
         self.counters.refreshed += 1;
     }
 

@@ -11,8 +11,12 @@ const CHUNK: usize = 1024;
 pub const T1_MS: u64 = 500;
 /// RFC 3261 17.1.2.2: retransmissions are at most this far apart.
 pub const T2_MS: u64 = 4_000;
-/// Timer F and Timer J: 64 * T1.
+/// RFC 3261 17.1.2.2: the longest that a message stays in the network.
+pub const T4_MS: u64 = 5_000;
+/// Timer F: 64 * T1.
 pub const TIMER_F_MS: u64 = 64 * T1_MS;
+/// How long repeats of a SUBSCRIBE are recognised: Timer J, and as long as the last of them may be under way.
+pub const REPEATS_MS: u64 = 64 * T1_MS + T4_MS;
 /// A subscription is held this much longer than it says, and takes refreshes in that time.
 pub const GRACE_MS: u64 = 32_000;
 

@@ -7,4 +7,5 @@ pub mod io;
 pub mod notifier;
 pub mod publisher;
 pub mod sip;
+pub mod subscriber;
 pub mod wire;

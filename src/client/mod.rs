@@ -1,6 +1,7 @@
 //! What asking for anything over SIP takes: requests, their transactions, the answers, patience and chance. Pure: the time
 //! and the seed are given, bytes go in and out. Knows neither PUBLISH nor SUBSCRIBE, no socket and no clock.
 
+mod agent;
 mod chance;
 mod request;
 mod response;
@@ -8,6 +9,7 @@ mod transaction;
 
 use std::net::SocketAddr;
 
+pub use agent::{Agent, Outgoing};
 pub use chance::{Backoff, Chance};
 pub use request::Draft;
 pub use response::Response;

@@ -6,11 +6,14 @@ mod phase;
 mod tests;
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 
 use rsip::headers::{Event as EventHeader, Expires, UntypedHeader};
 use rsip::{Header, Method};
 
-use crate::client::{Backoff, Chance, Draft, Due, Local, Refusal, Response, Transaction, Trouble};
+use crate::client::{
+    Agent, Backoff, Chance, Draft, Due, Local, Outgoing, Refusal, Response, Transaction, Trouble,
+};
 use crate::info::{Format, Server, publication_body};
 use crate::sip::EVENT_PACKAGE;
 use phase::{Operation, Phase};
@@ -92,22 +95,32 @@ impl Publisher {
         }
     }
 
-    /// The next message to send.
-    pub fn next_message(&mut self) -> Option<Vec<u8>> {
-        self.outbox.pop_front()
+    /// The server's load is now so much: published at once if it moved by [`LOAD_STEP`], else with the next refresh.
+    pub fn set_load(&mut self, now_ms: u64, load: Option<u8>) {
+        self.server.load = load;
+        if matches!(self.phase, Phase::Published { .. }) && self.moved_far() {
+            self.ask(now_ms);
+        }
+    }
+}
+
+impl Agent for Publisher {
+    type Event = Event;
+
+    fn next_message(&mut self) -> Option<Outgoing> {
+        let bytes = self.outbox.pop_front()?;
+        Some(Outgoing { to: None, bytes })
     }
 
-    pub fn next_event(&mut self) -> Option<Event> {
+    fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// When `advance` is to be called next; `None`: it is over.
-    pub fn deadline_ms(&self) -> Option<u64> {
+    fn deadline_ms(&self) -> Option<u64> {
         self.phase.deadline_ms()
     }
 
-    /// Does what the time demands.
-    pub fn advance(&mut self, now_ms: u64) {
+    fn advance(&mut self, now_ms: u64) {
         match &mut self.phase {
             Phase::Waiting { until_ms }
             | Phase::Published {
@@ -136,23 +149,7 @@ impl Publisher {
         }
     }
 
-    /// The server's load is now so much: published at once if it moved by [`LOAD_STEP`], else with the next refresh.
-    pub fn set_load(&mut self, now_ms: u64, load: Option<u8>) {
-        self.server.load = load;
-        if matches!(self.phase, Phase::Published { .. }) && self.moved_far() {
-            self.ask(now_ms);
-        }
-    }
-
-    fn moved_far(&self) -> bool {
-        match (self.server.load, self.told) {
-            (Some(load), Some(told)) => load.abs_diff(told) >= LOAD_STEP,
-            (load, told) => load != told,
-        }
-    }
-
-    /// Removes the entry, as soon as it is known under which entity-tag it stands.
-    pub fn stop(&mut self, now_ms: u64) {
+    fn stop(&mut self, now_ms: u64) {
         self.is_stopping = true;
         match self.phase {
             // RFC 3903 4.1: no new PUBLISH before the former's final response or its timeout.
@@ -161,21 +158,18 @@ impl Publisher {
         }
     }
 
-    /// The transport under the requests is gone; `moved` says when there is another.
-    pub fn disconnected(&mut self, now_ms: u64) {
+    fn disconnected(&mut self, now_ms: u64) {
         // RFC 3261 17.1.4: a transport error ends the transaction.
-        if matches!(self.phase, Phase::Asking { .. }) {
+        if matches!(self.phase, Phase::Waiting { .. } | Phase::Asking { .. }) {
             self.retry(now_ms, Trouble::Disconnected, None);
         }
     }
 
-    /// From now on requests leave from another address.
-    pub fn moved(&mut self, local: Local) {
+    fn moved(&mut self, local: Local) {
         self.local = local;
     }
 
-    /// Takes a message from the notifier; what is no answer to the request outstanding is dropped.
-    pub fn receive(&mut self, now_ms: u64, bytes: &[u8]) {
+    fn receive(&mut self, now_ms: u64, _source: SocketAddr, bytes: &[u8]) {
         let Some(response) = Response::parse(bytes) else {
             return;
         };
@@ -195,6 +189,15 @@ impl Publisher {
         }
         let operation = *operation;
         self.answered(now_ms, operation, &response);
+    }
+}
+
+impl Publisher {
+    fn moved_far(&self) -> bool {
+        match (self.server.load, self.told) {
+            (Some(load), Some(told)) => load.abs_diff(told) >= LOAD_STEP,
+            (load, told) => load != told,
+        }
     }
 
     fn answered(&mut self, now_ms: u64, operation: Operation, response: &Response) {

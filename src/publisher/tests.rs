@@ -7,6 +7,14 @@ use crate::sip::scan::{Name, scan};
 use crate::sip::write::Responder;
 use crate::wire::Transport;
 
+fn notifier() -> SocketAddr {
+    ([127, 0, 0, 1], 5060).into()
+}
+
+fn sent(publisher: &mut Publisher) -> Option<Vec<u8>> {
+    publisher.next_message().map(|message| message.bytes)
+}
+
 fn publisher() -> Publisher {
     let server = Server {
         id: "p1".into(),
@@ -78,9 +86,9 @@ fn answer(request: &[u8], status: u16, headers: &[(&str, &str)]) -> Vec<u8> {
 }
 
 fn accept(publisher: &mut Publisher, now_ms: u64, tag: &str) -> Said {
-    let request = publisher.next_message().expect("a request");
+    let request = sent(publisher).expect("a request");
     let headers = [("SIP-ETag", tag), ("Expires", "12")];
-    publisher.receive(now_ms, &answer(&request, 200, &headers));
+    publisher.receive(now_ms, notifier(), &answer(&request, 200, &headers));
     said(&request)
 }
 
@@ -109,14 +117,14 @@ fn an_entry_is_published_refreshed_at_a_third_of_its_lease_and_removed() {
     };
     assert_eq!(accept(&mut publisher, 4_000, "b"), refresh);
     publisher.stop(5_000);
-    let removal = publisher.next_message().unwrap();
+    let removal = sent(&mut publisher).unwrap();
     let expected = Said {
         if_match: Some("b".into()),
         expires: Some(0),
         load: None,
     };
     assert_eq!(said(&removal), expected);
-    publisher.receive(5_000, &answer(&removal, 200, &[]));
+    publisher.receive(5_000, notifier(), &answer(&removal, 200, &[]));
     assert_eq!(publisher.next_event(), Some(Event::Removed));
     assert_eq!(publisher.deadline_ms(), None);
 }
@@ -126,7 +134,7 @@ fn load_is_published_at_once_when_it_moved_by_five_points_else_with_the_refresh(
     let mut publisher = publisher();
     accept(&mut publisher, 0, "a");
     publisher.set_load(1_000, Some(24));
-    assert_eq!(publisher.next_message(), None);
+    assert_eq!(sent(&mut publisher), None);
     publisher.set_load(2_000, Some(25));
     let modify = |tag: &str, load| Said {
         if_match: Some(tag.into()),
@@ -150,7 +158,7 @@ fn load_that_moves_while_a_request_is_out_waits_for_its_answer() {
         load: Some(Some(90)),
     };
     assert_eq!(accept(&mut publisher, 300, "b"), modify);
-    assert_eq!(publisher.next_message(), None);
+    assert_eq!(sent(&mut publisher), None);
 }
 
 #[test]
@@ -158,8 +166,8 @@ fn a_412_discards_the_tag_and_publishes_afresh() {
     let mut publisher = publisher();
     accept(&mut publisher, 0, "a");
     publisher.advance(4_000);
-    let refresh = publisher.next_message().unwrap();
-    publisher.receive(4_000, &answer(&refresh, 412, &[]));
+    let refresh = sent(&mut publisher).unwrap();
+    publisher.receive(4_000, notifier(), &answer(&refresh, 412, &[]));
     assert_eq!(accept(&mut publisher, 4_000, "b"), initial(20));
     assert_eq!(
         publisher.next_event(),
@@ -171,11 +179,19 @@ fn a_412_discards_the_tag_and_publishes_afresh() {
 #[test]
 fn a_423_raises_expires_to_what_is_the_least() {
     let mut publisher = publisher();
-    let first = publisher.next_message().unwrap();
-    publisher.receive(0, &answer(&first, 423, &[("Min-Expires", "60")]));
-    let second = publisher.next_message().unwrap();
+    let first = sent(&mut publisher).unwrap();
+    publisher.receive(
+        0,
+        notifier(),
+        &answer(&first, 423, &[("Min-Expires", "60")]),
+    );
+    let second = sent(&mut publisher).unwrap();
     assert_eq!(said(&second).expires, Some(60));
-    publisher.receive(0, &answer(&second, 423, &[("Min-Expires", "60")]));
+    publisher.receive(
+        0,
+        notifier(),
+        &answer(&second, 423, &[("Min-Expires", "60")]),
+    );
     let Some(Event::Rejected(refusal)) = publisher.next_event() else {
         panic!("a 423 that asks for no more is no help");
     };
@@ -185,9 +201,9 @@ fn a_423_raises_expires_to_what_is_the_least() {
 #[test]
 fn a_refusal_names_status_and_warning() {
     let mut publisher = publisher();
-    let request = publisher.next_message().unwrap();
+    let request = sent(&mut publisher).unwrap();
     let warning = [("Warning", "399 n1 \"not from here\"")];
-    publisher.receive(0, &answer(&request, 403, &warning));
+    publisher.receive(0, notifier(), &answer(&request, 403, &warning));
     let Some(Event::Rejected(refusal)) = publisher.next_event() else {
         panic!("403 is the end");
     };
@@ -198,8 +214,12 @@ fn a_refusal_names_status_and_warning() {
 #[test]
 fn a_503_is_obeyed_in_its_retry_after() {
     let mut publisher = publisher();
-    let request = publisher.next_message().unwrap();
-    publisher.receive(0, &answer(&request, 503, &[("Retry-After", "7")]));
+    let request = sent(&mut publisher).unwrap();
+    publisher.receive(
+        0,
+        notifier(),
+        &answer(&request, 503, &[("Retry-After", "7")]),
+    );
     assert!(matches!(publisher.next_event(), Some(Event::Failing(_))));
     assert_eq!(publisher.deadline_ms(), Some(7_000));
     publisher.advance(7_000);
@@ -209,13 +229,13 @@ fn a_503_is_obeyed_in_its_retry_after() {
 #[test]
 fn lost_requests_and_answers_are_repeated_and_change_nothing() {
     let mut publisher = publisher();
-    let first = publisher.next_message().unwrap();
+    let first = sent(&mut publisher).unwrap();
     publisher.advance(500);
-    let second = publisher.next_message().unwrap();
+    let second = sent(&mut publisher).unwrap();
     assert_eq!(first, second);
     let ok = answer(&second, 200, &[("SIP-ETag", "a"), ("Expires", "12")]);
-    publisher.receive(600, &ok);
-    publisher.receive(700, &ok);
+    publisher.receive(600, notifier(), &ok);
+    publisher.receive(700, notifier(), &ok);
     assert_eq!(
         publisher.next_event(),
         Some(Event::Published { expires_s: 12 })
@@ -232,7 +252,7 @@ fn a_silent_notifier_is_reported_once_and_asked_until_it_answers() {
     let mut asked = 0;
     while publisher.deadline_ms().is_some_and(|at| at < 100_000) {
         publisher.advance(publisher.deadline_ms().unwrap());
-        asked += std::iter::from_fn(|| publisher.next_message()).count();
+        asked += std::iter::from_fn(|| sent(&mut publisher)).count();
     }
     assert!(asked > 20, "asked {asked} times");
     assert_eq!(
@@ -261,13 +281,13 @@ fn stopping_waits_for_the_tag_of_a_request_that_is_out() {
         expires: Some(0),
         load: None,
     };
-    assert_eq!(said(&publisher.next_message().unwrap()), removal);
+    assert_eq!(said(&sent(&mut publisher).unwrap()), removal);
 }
 
 #[test]
 fn a_lost_connection_ends_the_transaction_and_is_tried_again() {
     let mut publisher = publisher();
-    publisher.next_message();
+    sent(&mut publisher);
     publisher.disconnected(10);
     assert_eq!(
         publisher.next_event(),
@@ -276,15 +296,19 @@ fn a_lost_connection_ends_the_transaction_and_is_tried_again() {
     let again_ms = publisher.deadline_ms().unwrap();
     assert!((760..=1_010).contains(&again_ms), "{again_ms}");
     publisher.advance(again_ms);
-    assert!(publisher.next_message().is_some());
+    assert!(sent(&mut publisher).is_some());
 }
 
 #[test]
 fn answers_of_other_transactions_are_dropped() {
     let mut publisher = publisher();
-    let request = String::from_utf8(publisher.next_message().unwrap()).unwrap();
+    let request = String::from_utf8(sent(&mut publisher).unwrap()).unwrap();
     let other = request.replacen("z9hG4bK", "z9hG4bKx", 1);
-    publisher.receive(0, &answer(other.as_bytes(), 200, &[("SIP-ETag", "a")]));
+    publisher.receive(
+        0,
+        notifier(),
+        &answer(other.as_bytes(), 200, &[("SIP-ETag", "a")]),
+    );
     assert_eq!(publisher.next_event(), None);
     let message = scan(request.as_bytes()).unwrap();
     assert!(message.first(Name::SipIfMatch).is_none());

@@ -13,8 +13,8 @@ use rsip::headers::{Accept, Contact, Event as EventHeader, Expires, UntypedHeade
 use rsip::{Header, Method};
 
 use crate::client::{
-    Backoff, Chance, Draft, Due, LIFE_MS, Local, PATIENCE_MS, Refusal, Response, Transaction,
-    Trouble,
+    Agent, Backoff, Chance, Draft, Due, LIFE_MS, Local, Outgoing, PATIENCE_MS, Refusal, Response,
+    Transaction, Trouble,
 };
 use crate::info::{Applied, Filter, Format, Table};
 use crate::sip::EVENT_PACKAGE;
@@ -57,14 +57,6 @@ pub enum Event {
     Terminated(Ending),
     /// The table was fetched, or the subscription ended as was asked: the end.
     Over,
-}
-
-/// Bytes to send.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Outgoing {
-    /// `None`: to where the subscription is asked for. Means nothing over a connection.
-    pub to: Option<SocketAddr>,
-    pub bytes: Vec<u8>,
 }
 
 /// A SUBSCRIBE on its way.
@@ -143,17 +135,20 @@ impl Subscription {
     pub fn table(&self) -> &Table {
         &self.table
     }
+}
 
-    pub fn next_message(&mut self) -> Option<Outgoing> {
+impl Agent for Subscription {
+    type Event = Event;
+
+    fn next_message(&mut self) -> Option<Outgoing> {
         self.outbox.pop_front()
     }
 
-    pub fn next_event(&mut self) -> Option<Event> {
+    fn next_event(&mut self) -> Option<Event> {
         self.events.pop_front()
     }
 
-    /// When `advance` is to be called next; `None`: it is over.
-    pub fn deadline_ms(&self) -> Option<u64> {
+    fn deadline_ms(&self) -> Option<u64> {
         let phase_ms = match self.phase {
             Phase::Waiting { until_ms } => until_ms,
             Phase::Opening { notify_by_ms } => notify_by_ms,
@@ -171,8 +166,7 @@ impl Subscription {
         Some(asked_ms.map_or(phase_ms, |asked_ms| asked_ms.min(phase_ms)))
     }
 
-    /// Does what the time demands.
-    pub fn advance(&mut self, now_ms: u64) {
+    fn advance(&mut self, now_ms: u64) {
         self.advance_request(now_ms);
         match self.phase {
             Phase::Waiting { until_ms } if now_ms >= until_ms => self.open(now_ms),
@@ -193,6 +187,55 @@ impl Subscription {
         }
     }
 
+    fn stop(&mut self, now_ms: u64) {
+        match self.phase {
+            Phase::Running { .. } => {
+                self.phase = Phase::Closing;
+                // RFC 6665 4.1.2.3.
+                self.subscribe(now_ms, 0);
+            }
+            // Where no NOTIFY came there is nothing to end: one that comes still is answered 481.
+            Phase::Waiting { .. } | Phase::Opening { .. } => self.end(Event::Over),
+            Phase::Closing | Phase::Ended => {}
+        }
+    }
+
+    fn disconnected(&mut self, now_ms: u64) {
+        match self.phase {
+            Phase::Closing => self.end(Event::Over),
+            Phase::Waiting { .. } | Phase::Opening { .. } | Phase::Running { .. } => {
+                self.reopen_later(now_ms, Trouble::Disconnected, None);
+            }
+            Phase::Ended => {}
+        }
+    }
+
+    fn moved(&mut self, local: Local) {
+        self.local = local;
+    }
+
+    fn receive(&mut self, now_ms: u64, source: SocketAddr, bytes: &[u8]) {
+        let message = match scan(bytes) {
+            Ok(message) => message,
+            Err(failure) => {
+                if let (Some(message), Some(status)) = (failure.message, failure.error.status()) {
+                    self.answer(&message, source, Refused::with(status));
+                }
+                return;
+            }
+        };
+        match message.start {
+            Start::Request { .. } => self.requested(now_ms, source, &message),
+            Start::Response { .. } => {
+                if let Some(response) = Response::parse(bytes) {
+                    self.answered(now_ms, &response);
+                }
+            }
+        }
+    }
+}
+
+impl Subscription {
     fn advance_request(&mut self, now_ms: u64) {
         let Some(asked) = &mut self.asked else { return };
         let is_silent = asked
@@ -213,58 +256,6 @@ impl Subscription {
         }
         if is_silent {
             self.fail(Trouble::Silent);
-        }
-    }
-
-    /// Ends the subscription; the notifier's last NOTIFY, or its refusal, brings [`Event::Over`].
-    pub fn stop(&mut self, now_ms: u64) {
-        match self.phase {
-            Phase::Running { .. } => {
-                self.phase = Phase::Closing;
-                // RFC 6665 4.1.2.3.
-                self.subscribe(now_ms, 0);
-            }
-            // Where no NOTIFY came there is nothing to end: one that comes still is answered 481.
-            Phase::Waiting { .. } | Phase::Opening { .. } => self.end(Event::Over),
-            Phase::Closing | Phase::Ended => {}
-        }
-    }
-
-    /// The connection under the subscription is gone; `moved` says when there is another.
-    pub fn disconnected(&mut self, now_ms: u64) {
-        match self.phase {
-            Phase::Closing => self.end(Event::Over),
-            Phase::Opening { .. } | Phase::Running { .. } => {
-                self.reopen_later(now_ms, Trouble::Disconnected, None);
-            }
-            Phase::Waiting { .. } => self.reopen_later(now_ms, Trouble::Disconnected, None),
-            Phase::Ended => {}
-        }
-    }
-
-    /// From now on this end is reached at another address.
-    pub fn moved(&mut self, local: Local) {
-        self.local = local;
-    }
-
-    /// Takes a message that came from `source`.
-    pub fn receive(&mut self, now_ms: u64, source: SocketAddr, bytes: &[u8]) {
-        let message = match scan(bytes) {
-            Ok(message) => message,
-            Err(failure) => {
-                if let (Some(message), Some(status)) = (failure.message, failure.error.status()) {
-                    self.answer(&message, source, Refused::with(status));
-                }
-                return;
-            }
-        };
-        match message.start {
-            Start::Request { .. } => self.requested(now_ms, source, &message),
-            Start::Response { .. } => {
-                if let Some(response) = Response::parse(bytes) {
-                    self.answered(now_ms, &response);
-                }
-            }
         }
     }
 
@@ -465,6 +456,7 @@ impl Subscription {
     fn open(&mut self, now_ms: u64) {
         self.dialog = Dialog::new(&mut self.chance);
         self.begun_ms = now_ms;
+        self.is_gapped = false;
         self.phase = Phase::Opening {
             notify_by_ms: now_ms + LIFE_MS,
         };

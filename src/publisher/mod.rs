@@ -295,7 +295,8 @@ impl Publisher {
     fn retry(&mut self, now_ms: u64, trouble: Trouble, retry_after_s: Option<u32>) {
         if self.is_stopping {
             // The lease ends it.
-            return self.end(Event::Failing(trouble));
+            self.phase = Phase::Ended;
+            return;
         }
         // RFC 3903 4.2: a tag is tried first only while it is expected to be valid.
         if now_ms >= self.lease_end_ms {

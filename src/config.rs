@@ -59,8 +59,7 @@ pub struct Config {
     /// Of one source network, in the whole node.
     pub unproven_most: usize,
     pub datagram_most: usize,
-    /// `None`: UDP only.
-    pub tcp: Option<TcpBounds>,
+    pub tcp: TcpBounds,
 }
 
 /// What TCP connections may cost.
@@ -247,8 +246,8 @@ fn node_of(host: &str) -> Box<str> {
     }
 }
 
-fn tcp(layers: &Layers<'_>) -> Result<Option<TcpBounds>, ConfigError> {
-    let bounds = TcpBounds {
+fn tcp(layers: &Layers<'_>) -> Result<TcpBounds, ConfigError> {
+    Ok(TcpBounds {
         connections_most: layers.number(&setting::TCP_CONNECTIONS_MOST)?,
         network_most: layers.number(&setting::TCP_NETWORK_MOST)?,
         idle_ms: layers.number(&setting::TCP_IDLE)?,
@@ -256,6 +255,5 @@ fn tcp(layers: &Layers<'_>) -> Result<Option<TcpBounds>, ConfigError> {
         head_most: layers.number(&setting::TCP_HEAD_MOST)?,
         body_most: layers.number(&setting::TCP_BODY_MOST)?,
         queue_most: layers.number(&setting::TCP_QUEUE_MOST)?,
-    };
-    Ok(layers.switch(&setting::TCP)?.then_some(bounds))
+    })
 }

@@ -1,7 +1,10 @@
 //! Fanfare: a SIP event-notification publisher for server clusters.
 
 pub mod client;
+pub mod compositor;
 pub mod config;
+pub mod control;
+mod counters;
 pub mod info;
 pub mod io;
 pub mod load;
@@ -9,6 +12,8 @@ pub mod notifier;
 pub mod publish;
 pub mod publisher;
 pub mod session;
+pub mod server;
+pub mod shard;
 pub mod sip;
 pub mod subscriber;
 pub mod tool;

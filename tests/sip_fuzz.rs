@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 
 use fanfare::sip::answer::answer;
 use fanfare::sip::header::{
-    CSeq, Event, MediaRange, NameAddr, Params, Rate, Via, delta_seconds, retry_after, tokens,
+    CSeq, Event, MediaRange, NameAddr, Params, Rate, State, Via, delta_seconds, retry_after, tokens,
 };
 use fanfare::sip::request::Request;
 use fanfare::sip::scan::{Elements, Frame, Message, Name, ScanError, Start, frame, scan};
 use fanfare::sip::uri::{Host, SipUri};
-use fanfare::sip::write::{Responder, Unanswerable, push_line, push_route_set};
+use fanfare::sip::write::{
+    Notify, Responder, SubscriptionState, Unanswerable, push_line, push_route_set,
+};
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt, SeedableRng};
@@ -41,12 +43,14 @@ const OK: &str = "SIP/2.0 200 OK\r\nvia: SIP/2.0/UDP 192.0.2.3:5060;branch=z9hG4
 fn seeds() -> Vec<Vec<u8>> {
     let folder = format!("{}/tests/torture", env!("CARGO_MANIFEST_DIR"));
     let mut files: Vec<_> = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
+        .expect("the message files")
+        .map(|entry| entry.expect("an entry").path())
         .filter(|path| path.extension().is_some_and(|extension| extension == "dat"))
         .collect();
     files.sort();
-    let files = files.iter().map(|path| std::fs::read(path).unwrap());
+    let files = files
+        .iter()
+        .map(|path| std::fs::read(path).expect("a message file"));
     files
         .chain([SUBSCRIBE, PUBLISH, OK].map(|text| text.as_bytes().to_vec()))
         .collect()
@@ -91,6 +95,8 @@ fn mutate(random: &mut impl Rng, bytes: &mut Vec<u8>) {
         b"Via: SIP/2.0/UDP [::1]:1;rport;received=9\r\n",
         b"Contact: *\r\n",
         b"\t\r\n\t",
+        b";tag=\"a\r\n X: y\"",
+        b";id=\"a\r\n b\"",
     ];
     let length = bytes.len();
     let at = random.random_range(0..=length);
@@ -103,7 +109,7 @@ fn mutate(random: &mut impl Rng, bytes: &mut Vec<u8>) {
             bytes.drain(at..end);
         }
         4 | 5 => {
-            let spot = spots.choose(random).unwrap();
+            let spot = spots.choose(random).expect("not empty");
             bytes.splice(at..at, spot.iter().copied());
         }
         6 | 7 => {
@@ -162,6 +168,7 @@ fn every_grammar(value: &[u8]) {
         delta_seconds(value),
         retry_after(value),
     );
+    assert!(State::parse(value).is_none_or(|state| !state.state.is_empty()));
     assert!(tokens(value).count() <= value.len());
 }
 
@@ -224,6 +231,46 @@ fn respond(message: &Message<'_>, source: SocketAddr) {
     );
 }
 
+/// What a peer wrote into its request must not add to the head of the NOTIFYs it gets.
+fn notify(request: &Request<'_, '_>) {
+    let mut routes = Vec::new();
+    push_route_set(&mut routes, request.message);
+    let event_id = request.event.and_then(|event| event.id);
+    let target = request.contact.map_or(request.uri, |contact| contact.uri);
+    let notify = Notify {
+        target,
+        transport_name: "UDP",
+        sent_by: b"192.0.2.1",
+        branch: b"z9hG4bK1",
+        routes: &routes,
+        from_uri: request.to.uri,
+        from_tag: b"ours",
+        to_uri: request.from.uri,
+        to_tag: request.from_tag().unwrap_or_default(),
+        call_id: request.call_id,
+        cseq: request.cseq.number,
+        event_id,
+        state: SubscriptionState::Active { expires: 60 },
+        max_rate: request.event.and_then(|event| event.max_rate),
+        min_rate: request.event.and_then(|event| event.min_rate),
+        etag: b"e",
+        contact: b"<sip:192.0.2.1>",
+        content_type: None,
+        content_length: 0,
+    };
+    let mut out = Vec::new();
+    notify.write(&mut out);
+    let written = scan(&out).expect("a NOTIFY that is well formed");
+    assert_eq!(written.fields.len(), 11 + usize::from(!routes.is_empty()));
+    let sip_target = SipUri::parse(target).is_ok_and(|uri| uri.headers.is_none());
+    if sip_target {
+        let read = Request::parse(&written).expect("a NOTIFY that parses");
+        assert_eq!(read.to_tag(), request.from_tag());
+        assert_eq!(read.call_id, request.call_id);
+        assert_eq!(read.event.and_then(|event| event.id), event_id);
+    }
+}
+
 fn check(bytes: &[u8], source: SocketAddr) {
     let _ = answer(bytes);
     every_grammar(bytes);
@@ -235,6 +282,7 @@ fn check(bytes: &[u8], source: SocketAddr) {
             if let Ok(request) = Request::parse(&message) {
                 assert_eq!(request.body, message.body);
                 assert!(request.target.headers.is_none());
+                notify(&request);
             }
             let lengths = message.all(Name::ContentLength).count();
             match framed {
@@ -262,7 +310,7 @@ fn check(bytes: &[u8], source: SocketAddr) {
 
 fn run(seed: u64, corpus: &[Vec<u8>]) {
     let mut random = SmallRng::seed_from_u64(seed);
-    let mut bytes = corpus.choose(&mut random).unwrap().clone();
+    let mut bytes = corpus.choose(&mut random).expect("not empty").clone();
     for _ in 0..random.random_range(0..6) {
         mutate(&mut random, &mut bytes);
     }
@@ -273,7 +321,9 @@ fn run(seed: u64, corpus: &[Vec<u8>]) {
     ];
     check(
         &bytes,
-        sources.choose(&mut random).unwrap().parse().unwrap(),
+        sources[random.random_range(0..sources.len())]
+            .parse()
+            .expect("an address"),
     );
 }
 

@@ -40,18 +40,29 @@ struct Reading {
 }
 
 fn text(bytes: &[u8]) -> String {
-    String::from_utf8(bytes.to_vec()).unwrap()
+    String::from_utf8(bytes.to_vec()).expect("UTF-8")
 }
 
 fn ours(bytes: &[u8]) -> Reading {
-    let message = scan(bytes).unwrap();
-    let value = |name| message.first(name).unwrap();
-    let cseq = CSeq::parse(value(scan::Name::CSeq)).unwrap();
-    let tag = |name| NameAddr::parse(value(name)).unwrap().tag().map(text);
-    let via = Via::parse(message.elements(scan::Name::Via).next().unwrap()).unwrap();
+    let message = scan(bytes).expect("we take it");
+    let value = |name| message.first(name).expect("we take it");
+    let cseq = CSeq::parse(value(scan::Name::CSeq)).expect("we take it");
+    let tag = |name| {
+        NameAddr::parse(value(name))
+            .expect("we take it")
+            .tag()
+            .map(text)
+    };
+    let via = Via::parse(
+        message
+            .elements(scan::Name::Via)
+            .next()
+            .expect("we take it"),
+    )
+    .expect("we take it");
     let first = match message.start {
         Start::Request { method, .. } => {
-            let target = Request::parse(&message).unwrap().target;
+            let target = Request::parse(&message).expect("we take it").target;
             First::Request {
                 method: text(method),
                 user: target.user.map(text),
@@ -76,7 +87,7 @@ fn ours(bytes: &[u8]) -> Reading {
 }
 
 fn rsip_reading(bytes: &[u8]) -> Reading {
-    let message = SipMessage::try_from(bytes).unwrap();
+    let message = SipMessage::try_from(bytes).expect("rsip takes it");
     let (first, body) = match &message {
         SipMessage::Request(request) => (
             First::Request {
@@ -92,15 +103,35 @@ fn rsip_reading(bytes: &[u8]) -> Reading {
             response.body.clone(),
         ),
     };
-    let cseq = message.cseq_header().unwrap().typed().unwrap();
+    let cseq = message
+        .cseq_header()
+        .expect("rsip takes it")
+        .typed()
+        .expect("rsip takes it");
     let tag = |tag: Option<rsip::param::Tag>| tag.map(|tag| tag.value().to_owned());
-    let via = message.via_header().unwrap().typed().unwrap();
+    let via = message
+        .via_header()
+        .expect("rsip takes it")
+        .typed()
+        .expect("rsip takes it");
     Reading {
         first,
-        call_id: message.call_id_header().unwrap().value().to_owned(),
+        call_id: message
+            .call_id_header()
+            .expect("rsip takes it")
+            .value()
+            .to_owned(),
         cseq: (cseq.seq, cseq.method.to_string()),
-        from_tag: tag(message.from_header().unwrap().tag().unwrap()),
-        to_tag: tag(message.to_header().unwrap().tag().unwrap()),
+        from_tag: tag(message
+            .from_header()
+            .expect("rsip takes it")
+            .tag()
+            .expect("rsip takes it")),
+        to_tag: tag(message
+            .to_header()
+            .expect("rsip takes it")
+            .tag()
+            .expect("rsip takes it")),
         branch: via.branch().map(|branch| branch.value().to_owned()),
         body,
     }
@@ -109,11 +140,13 @@ fn rsip_reading(bytes: &[u8]) -> Reading {
 fn ezk_reading(bytes: &[u8]) -> Reading {
     let mut lines = PullParser::new(bytes, 0);
     let line = |bytes: &[u8]| text(bytes);
-    let start: MessageLine = line(lines.next().unwrap().unwrap()).parse().unwrap();
+    let start: MessageLine = line(lines.next().expect("ezk takes it").expect("ezk takes it"))
+        .parse()
+        .expect("ezk takes it");
     let mut headers = Headers::new();
     for found in lines.by_ref() {
-        let found = line(found.unwrap());
-        let (name, value) = found.split_once(':').unwrap();
+        let found = line(found.expect("ezk takes it"));
+        let (name, value) = found.split_once(':').expect("ezk takes it");
         headers.insert(Name::from(name.to_owned()), value.trim());
     }
     let first = match start {
@@ -131,13 +164,16 @@ fn ezk_reading(bytes: &[u8]) -> Reading {
         },
         MessageLine::Response(line) => First::Response(line.code.into_u16()),
     };
-    let cseq: typed::CSeq = headers.get_named().unwrap();
-    let call_id: typed::CallID = headers.get_named().unwrap();
+    let cseq: typed::CSeq = headers.get_named().expect("ezk takes it");
+    let call_id: typed::CallID = headers.get_named().expect("ezk takes it");
     let tag = |name| {
-        let address: typed::FromTo = headers.get(name).unwrap();
+        let address: typed::FromTo = headers.get(name).expect("ezk takes it");
         address.tag.map(|tag| tag.to_string())
     };
-    let via: typed::Via = headers.get_named::<Vec<typed::Via>>().unwrap().remove(0);
+    let via: typed::Via = headers
+        .get_named::<Vec<typed::Via>>()
+        .expect("ezk takes it")
+        .remove(0);
     Reading {
         first,
         call_id: call_id.0.to_string(),

@@ -96,7 +96,7 @@ fn time(ms: u64) -> String {
 }
 
 /// Every setting, in the order of the help.
-pub const SETTINGS: [&Setting; 29] = [
+pub const SETTINGS: [&Setting; 28] = [
     &LISTEN,
     &ADVERTISE,
     &DOMAIN,
@@ -118,7 +118,6 @@ pub const SETTINGS: [&Setting; 29] = [
     &SUBSCRIPTIONS_MOST,
     &UNPROVEN_MOST,
     &DATAGRAM_MOST,
-    &TCP,
     &TCP_CONNECTIONS_MOST,
     &TCP_NETWORK_MOST,
     &TCP_IDLE,
@@ -346,15 +345,6 @@ pub const DATAGRAM_MOST: Setting = Setting {
 };
 
 /// RFC 3261 18: every SIP element speaks both.
-pub const TCP: Setting = Setting {
-    key: "tcp",
-    value_name: "BOOL",
-    help: "Listen over TCP too",
-    default: Preset::Text("true"),
-    allowed: Allowed::Switch,
-    is_list: false,
-};
-
 /// Below the 20,000 file descriptors that a service usually has.
 pub const TCP_CONNECTIONS_MOST: Setting = Setting {
     key: "tcp-connections-most",

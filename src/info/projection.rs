@@ -184,12 +184,20 @@ pub fn delta<'a>(base: &'a Projection, now: &'a Projection) -> Vec<Change<'a>> {
         let before = if order.is_le() { old.next() } else { None };
         let after = if order.is_ge() { new.next() } else { None };
         match (before, after) {
-            (Some(before), Some(after)) if Arc::ptr_eq(before, after) || before == after => {}
+            (Some(before), Some(after)) if says_the_same(before, after) => {}
             (_, Some(after)) => changes.push(Change::of(after)),
             (Some(before), None) => changes.push(absence(before, now.view())),
             (None, None) => {}
         }
     }
+}
+
+/// Of a deleted entry the documents say only that, and when.
+fn says_the_same(one: &Arc<Entry>, other: &Arc<Entry>) -> bool {
+    let both_deleted = one.deleted && other.deleted;
+    Arc::ptr_eq(one, other)
+        || one == other
+        || both_deleted && one.server.updated == other.server.updated
 }
 
 /// Why an entry is no longer shown.

@@ -128,6 +128,11 @@ impl Bodies {
         }
     }
 
+    /// Bodies kept.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     /// Bytes that all bodies hold.
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -208,6 +213,11 @@ impl PartSets {
         }
         self.numbers.insert(key, number);
         number
+    }
+
+    /// Sets in progress.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
     }
 
     pub fn get(&self, number: u32) -> &PartSet {

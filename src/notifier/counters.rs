@@ -1,25 +1,7 @@
 //! What a shard counts. Every drop, refusal, retransmission, abandonment and hand-over has its number here, so that
 //! nothing is lost in silence.
 
-macro_rules! counters {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Counts since the start of the process.
-        #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-        pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
-
-        impl Counters {
-            /// Every counter with its name, in a fixed order.
-            pub fn each(&self) -> impl Iterator<Item = (&'static str, u64)> {
-                [$((stringify!($name), self.$name)),*].into_iter()
-            }
-
-            /// Adds another shard's counts to these.
-            pub fn add(&mut self, other: &Counters) {
-                $(self.$name += other.$name;)*
-            }
-        }
-    };
-}
+use crate::counters::counters;
 
 counters! {
     /// Messages that arrived: requests and responses.

@@ -142,7 +142,7 @@ impl Notifier {
         {
             self.counters.expired += 1;
             self.begin_ending(slot, Reason::Timeout, None);
-        } else if subscription.phase == Phase::Active && subscription.transaction.is_none() {
+        } else if subscription.transaction.is_none() {
             self.queue_due(slot);
         }
         self.arm(slot, now_ms);
@@ -325,10 +325,8 @@ impl Notifier {
         if draft.urgent {
             subscription.urgent_ms = now_ms;
         }
-        if draft.body.is_some() {
-            // RFC 5839: the condition was that the state had not changed.
-            subscription.flags.suppressed &= !draft.urgent;
-        }
+        // RFC 5839: the condition was that the state had not changed.
+        let resumes = draft.body.is_some() && std::mem::take(&mut subscription.flags.suppressed);
         subscription.transaction = Some(Transaction {
             body: draft.body,
             tag: draft.tag,
@@ -353,7 +351,7 @@ impl Notifier {
             self.first_timers.push_back(timer);
         }
         self.counters.notifies += 1;
-        if refresh_due || self.slots.get(slot).min_rate.is_some() {
+        if refresh_due || resumes || self.slots.get(slot).min_rate.is_some() {
             self.schedule_refresh(slot, now_ms);
         }
     }

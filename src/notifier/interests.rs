@@ -130,6 +130,11 @@ impl Interests {
         }
     }
 
+    /// Interests in use.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     pub fn get(&self, number: u16) -> &Interest {
         self.slots[usize::from(number)]
             .as_ref()

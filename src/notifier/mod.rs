@@ -83,6 +83,26 @@ impl Outbox {
     }
 }
 
+/// What a shard holds for its subscriptions, counted: nothing once all have ended and their last timers passed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Subscriptions, those included that ended and wait for repeats.
+    pub slots: usize,
+    pub origins: usize,
+    pub hops: usize,
+    pub connections: usize,
+    pub unproven: usize,
+    pub interests: usize,
+    pub bodies: usize,
+    /// Bytes of all bodies.
+    pub body_bytes: usize,
+    pub sets: usize,
+    /// Entries of the queues and of the first timers.
+    pub queued: usize,
+    /// NOTIFYs in the shard's window.
+    pub unanswered: u32,
+}
+
 /// One shard's subscriptions and all that is needed to serve them.
 #[derive(Debug)]
 pub struct Notifier {
@@ -190,6 +210,23 @@ impl Notifier {
 
     pub fn counters(&self) -> Counters {
         self.counters
+    }
+
+    /// What is held now.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            slots: self.slots.taken(),
+            origins: self.origins.len(),
+            hops: self.hops.len(),
+            connections: self.on_connection.len(),
+            unproven: self.unproven.len(),
+            interests: self.interests.len(),
+            bodies: self.bodies.len(),
+            body_bytes: self.bodies.bytes(),
+            sets: self.sets.len(),
+            queued: self.first.len() + self.again.len() + self.due.len() + self.first_timers.len(),
+            unanswered: self.window.unanswered(),
+        }
     }
 
     /// When `fill` must be called at the latest if nothing arrives; `None`: nothing is due ever.

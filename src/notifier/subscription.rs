@@ -166,6 +166,12 @@ impl Subscription {
         }
     }
 
+    /// RFC 6446 5.2: the subscriber's max-rate lets no NOTIFY out before, except after a SUBSCRIBE and at the end.
+    pub fn allowed_ms(&self) -> u64 {
+        self.max_rate
+            .map_or(0, |rate| self.sent_ms + rate.interval_ms())
+    }
+
     /// RFC 6665 4.2.2: what remains, never 0 while active.
     pub fn remaining_s(&self, now_ms: u64) -> u32 {
         let remaining = self.expires_ms.saturating_sub(now_ms).div_ceil(1_000);

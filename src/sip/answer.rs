@@ -75,8 +75,48 @@ fn branch(value: &[u8]) -> Result<&[u8], ScanError> {
         return Err(ScanError::Misrouted);
     }
     memchr(b';', first)
-        .and_then(|at| Params::parse(&first[at..]))
-        .and_then(|params| params.get("branch"))
+        .and_then(|at| Params::unchecked(&first[at..]).get("branch"))
         .filter(|branch| !branch.is_empty())
         .ok_or(ScanError::NoTransaction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn any_order_case_form_and_folding_is_read() {
+        let text = "SIP/2.0 503 \r\nEXPIRES: 9\r\nx: y\r\nretry-after : 12 (soon)\r\no: SIPserver;max-rate=1\r\n\
+            m: <sip:a>\r\nCSEQ :\r\n\t7\r\n NOTIFY\r\nCall-ID: c\r\nv:SIP/2.0/UDP h ;\r\n rport=1 ; Branch =\r\n z9hG4bKq\r\nl:0\r\n\r\n";
+        let found = answer(text.as_bytes()).unwrap();
+        assert_eq!((found.status, found.branch), (503, &b"z9hG4bKq"[..]));
+        assert_eq!((found.cseq, found.method), (7, &b"NOTIFY"[..]));
+        assert_eq!((found.retry_after, found.expires), (Some(12), Some(9)));
+        assert_eq!(found.event, Some(&b"SIPserver;max-rate=1"[..]));
+        assert_eq!(found.contact, Some(&b"<sip:a>"[..]));
+    }
+
+    #[test]
+    fn what_names_no_transaction_is_refused() {
+        let text = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKq\r\nCSeq: 7 NOTIFY\r\n\r\n";
+        let with = |from: &str, to: &str| answer(text.replace(from, to).as_bytes()).unwrap_err();
+        assert!(answer(text.as_bytes()).is_ok());
+        assert_eq!(with("branch", "brunch"), ScanError::NoTransaction);
+        assert_eq!(with("=z9hG4bKq", ""), ScanError::NoTransaction);
+        assert_eq!(with("CSeq", "Seq"), ScanError::NoTransaction);
+        assert_eq!(with("7 NOTIFY", "7"), ScanError::NoTransaction);
+        assert_eq!(
+            with("z9hG4bKq", "z9hG4bKq, SIP/2.0/UDP i;branch=z"),
+            ScanError::Misrouted
+        );
+        assert_eq!(
+            with("CSeq", "v: SIP/2.0/UDP i;branch=z\r\nCSeq"),
+            ScanError::Misrouted
+        );
+        assert_eq!(with("\r\n\r\n", "\r\n"), ScanError::Unterminated);
+        assert_eq!(
+            with("SIP/2.0 200 OK", "NOTIFY sip:a SIP/2.0"),
+            ScanError::StartLine
+        );
+    }
 }

@@ -1,136 +1,14 @@
 //! The grammars of header values (RFC 3261 25.1 and the extensions a notifier meets), over the bytes of one value.
 //! Knows neither messages nor what a value is used for. Folds may stand wherever white space may.
 
-use std::fmt;
-
 use memchr::memchr;
 
-use super::scan::{Elements, is_lws, is_token, is_token_byte, trim_lws, trim_lws_start};
+use super::class::{self, LWS, TOKEN, VALUE, trim_lws, trim_lws_start};
+pub use super::event::{Event, Rate, State};
+pub use super::params::{Param, ParamIter, Params};
+use super::params::{is_token, next_param, quoted, split_where, token};
+use super::scan::Elements;
 use super::uri::{self, Host};
-
-/// `*( SEMI name [ EQUAL value ] )` of a header field, checked when made.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Params<'a> {
-    raw: &'a [u8],
-}
-
-/// One parameter. The value of a quoted string is what stands between the quotes, its escapes untouched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Param<'a> {
-    pub name: &'a [u8],
-    pub value: Option<&'a [u8]>,
-    /// The parameter as it was written, quotes included.
-    pub raw: &'a [u8],
-}
-
-impl<'a> Params<'a> {
-    /// `raw` is empty or begins, after white space, with the first semicolon.
-    pub fn parse(raw: &'a [u8]) -> Option<Params<'a>> {
-        let mut rest = raw;
-        while let Some(step) = next_param(rest) {
-            rest = step?.1;
-        }
-        Some(Params { raw })
-    }
-
-    pub fn iter(&self) -> ParamIter<'a> {
-        ParamIter { rest: self.raw }
-    }
-
-    /// The value of the first parameter of this name, in any case; empty where it has none.
-    pub fn get(&self, name: &str) -> Option<&'a [u8]> {
-        self.iter()
-            .find(|param| param.name.eq_ignore_ascii_case(name.as_bytes()))
-            .map(|param| param.value.unwrap_or_default())
-    }
-}
-
-impl<'a> IntoIterator for Params<'a> {
-    type Item = Param<'a>;
-    type IntoIter = ParamIter<'a>;
-
-    fn into_iter(self) -> ParamIter<'a> {
-        self.iter()
-    }
-}
-
-/// Walks over checked parameters, in order.
-#[derive(Debug, Clone)]
-pub struct ParamIter<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Iterator for ParamIter<'a> {
-    type Item = Param<'a>;
-
-    fn next(&mut self) -> Option<Param<'a>> {
-        let (param, rest) = next_param(self.rest)??;
-        self.rest = rest;
-        Some(param)
-    }
-}
-
-/// `None`: there are no more; `Some(None)`: what follows is no parameter.
-fn next_param(text: &[u8]) -> Option<Option<(Param<'_>, &[u8])>> {
-    let text = trim_lws_start(text);
-    let (first, rest) = text.split_first()?;
-    Some(
-        (*first == b';')
-            .then(|| param(trim_lws_start(rest)))
-            .flatten(),
-    )
-}
-
-fn param(text: &[u8]) -> Option<(Param<'_>, &[u8])> {
-    let (name, rest) = token(text)?;
-    let Some((b'=', rest)) = trim_lws_start(rest).split_first() else {
-        let param = Param {
-            name,
-            value: None,
-            raw: name,
-        };
-        return Some((param, rest));
-    };
-    let start = trim_lws_start(rest);
-    let (value, rest) = match start.first()? {
-        b'"' => quoted(start)?,
-        _ => split_where(start, |byte| !is_value_byte(byte)),
-    };
-    let well_formed = start[0] == b'"' || !value.is_empty();
-    let param = Param {
-        name,
-        value: Some(value),
-        raw: &text[..text.len() - rest.len()],
-    };
-    well_formed.then_some((param, rest))
-}
-
-/// A token or a host; some stacks put more than tokens here, so all is taken that cannot end the value.
-fn is_value_byte(byte: u8) -> bool {
-    byte > b' ' && byte != 0x7f && !matches!(byte, b';' | b',' | b'"' | b'<' | b'>')
-}
-
-fn split_where(text: &[u8], ends: impl Fn(u8) -> bool) -> (&[u8], &[u8]) {
-    let end = text.iter().position(|byte| ends(*byte));
-    text.split_at(end.unwrap_or(text.len()))
-}
-
-fn token(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (token, rest) = split_where(text, |byte| !is_token_byte(byte));
-    (!token.is_empty()).then_some((token, rest))
-}
-
-/// What stands between the quotes at the front, and what follows them.
-fn quoted(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let inner = text.strip_prefix(b"\"")?;
-    let mut escaped = false;
-    let end = inner.iter().position(|byte| {
-        let ends = *byte == b'"' && !escaped;
-        escaped = *byte == b'\\' && !escaped;
-        ends
-    })?;
-    Some((&inner[..end], &inner[end + 1..]))
-}
 
 /// One element of a Via header field (RFC 3261 20.42, RFC 3581).
 #[derive(Debug, Clone, Copy)]
@@ -157,20 +35,37 @@ impl<'a> Via<'a> {
             return None;
         }
         let (host, port, rest) = sent_by_parts(sent_by)?;
-        let params = Params::parse(rest)?;
-        let rport = params
-            .iter()
-            .any(|param| param.name.eq_ignore_ascii_case(b"rport") && param.value.is_none());
-        Some(Via {
+        let mut via = Via {
             transport,
             host,
             port,
-            branch: params.get("branch").filter(|branch| is_token(branch)),
-            rport,
-            received: params.get("received"),
-            params,
+            branch: None,
+            rport: false,
+            received: None,
+            params: Params::unchecked(rest),
             raw,
-        })
+        };
+        let mut rest = rest;
+        while let Some(step) = next_param(rest) {
+            let (param, after) = step?;
+            via.take(param);
+            rest = after;
+        }
+        Some(via)
+    }
+
+    fn take(&mut self, param: Param<'a>) {
+        let is = |name: &[u8]| param.name.eq_ignore_ascii_case(name);
+        match param.value {
+            Some(value) if is(b"branch") && is_token(value) => {
+                self.branch.get_or_insert(value);
+            }
+            Some(value) if is(b"received") => {
+                self.received.get_or_insert(value);
+            }
+            None if is(b"rport") => self.rport = true,
+            _ => {}
+        }
     }
 }
 
@@ -180,7 +75,7 @@ fn sent_by_parts(text: &[u8]) -> Option<(&[u8], Option<u16>, &[u8])> {
         b'[' => memchr(b']', text)? + 1,
         _ => text
             .iter()
-            .position(|byte| is_lws(*byte) || matches!(byte, b':' | b';'))
+            .position(|byte| class::is(LWS, *byte) || matches!(byte, b':' | b';'))
             .unwrap_or(text.len()),
     };
     let (host, rest) = text.split_at(host_end);
@@ -229,10 +124,14 @@ impl<'a> NameAddr<'a> {
             params: Params::parse(rest)?,
             raw,
         };
-        uri::is_any_uri(uri).then_some(address)
+        let sound_tag = address
+            .params
+            .get("tag")
+            .is_none_or(|tag| class::all(VALUE, tag));
+        (sound_tag && uri::is_any_uri(uri)).then_some(address)
     }
 
-    /// The dialog's tag. Absent where the peer speaks RFC 2543.
+    /// The dialog's tag: no white space, quotes or separators. Absent where the peer speaks RFC 2543.
     pub fn tag(&self) -> Option<&'a [u8]> {
         self.params.get("tag").filter(|tag| !tag.is_empty())
     }
@@ -249,10 +148,7 @@ fn opening_bracket(text: &[u8]) -> Option<Option<usize>> {
         return Some(None);
     };
     let display = &text[..open];
-    if display
-        .iter()
-        .all(|byte| is_token_byte(*byte) || is_lws(*byte))
-    {
+    if class::all(TOKEN | LWS, display) {
         return Some(Some(open));
     }
     // A `<` behind a semicolon belongs to a parameter of an addr-spec.
@@ -262,7 +158,7 @@ fn opening_bracket(text: &[u8]) -> Option<Option<usize>> {
 /// RFC 3261 20: a URI with a comma, question mark or semicolon must stand in `<>`; what follows a semicolon here
 /// are the header field's parameters.
 fn bare_address(text: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
-    let (uri, rest) = split_where(text, |byte| byte == b';' || is_lws(byte));
+    let (uri, rest) = split_where(text, |byte| byte == b';' || class::is(LWS, byte));
     let ambiguous = uri.iter().any(|byte| matches!(byte, b',' | b'?'));
     (!ambiguous).then_some((&text[..0], uri, rest))
 }
@@ -283,95 +179,6 @@ impl<'a> CSeq<'a> {
     }
 }
 
-/// The Event header field (RFC 6665 8.2.1) with the rates of RFC 6446.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Event<'a> {
-    pub package: &'a [u8],
-    pub id: Option<&'a [u8]>,
-    pub max_rate: Option<Rate>,
-    pub min_rate: Option<Rate>,
-    pub adaptive_min_rate: Option<Rate>,
-}
-
-impl<'a> Event<'a> {
-    pub fn parse(value: &'a [u8]) -> Option<Event<'a>> {
-        let (package, rest) = token(value)?;
-        let params = Params::parse(rest)?;
-        let id = match params.get("id") {
-            Some(id) if !is_token(id) => return None,
-            id => id,
-        };
-        let rate = |name| match params.get(name) {
-            None => Some(None),
-            Some(text) => Rate::parse(text).map(Some),
-        };
-        Some(Event {
-            package,
-            id,
-            max_rate: rate("max-rate")?,
-            min_rate: rate("min-rate")?,
-            adaptive_min_rate: rate("adaptive-min-rate")?,
-        })
-    }
-}
-
-/// A rate of RFC 6446, in ten-billionths of a notification per second: 1 to 999,999,999,999.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rate(u64);
-
-impl Rate {
-    const ONE_PER_SECOND: u64 = 10_000_000_000;
-    const MOST: u64 = 999_999_999_999;
-
-    /// `1*2DIGIT [ "." 1*10DIGIT ]`, zero not allowed.
-    pub fn parse(text: &[u8]) -> Option<Rate> {
-        let (whole, fraction) = match memchr(b'.', text) {
-            Some(dot) => (&text[..dot], &text[dot + 1..]),
-            None => (text, &b"0"[..]),
-        };
-        if !(1..=2).contains(&whole.len()) || !(1..=10).contains(&fraction.len()) {
-            return None;
-        }
-        let fraction_digits = fraction.iter().chain(std::iter::repeat(&b'0')).take(10);
-        let value = whole
-            .iter()
-            .chain(fraction_digits)
-            .try_fold(0u64, |sum, digit| {
-                digit
-                    .is_ascii_digit()
-                    .then(|| sum * 10 + u64::from(digit - b'0'))
-            })?;
-        (value > 0).then_some(Rate(value))
-    }
-
-    /// The time between two notifications in milliseconds, rounded up.
-    pub fn interval_ms(self) -> u64 {
-        (Self::ONE_PER_SECOND * 1000).div_ceil(self.0)
-    }
-
-    /// The nearest rate to one notification in so many milliseconds, within the bounds.
-    pub fn from_interval_ms(interval: u64) -> Rate {
-        let interval = interval.clamp(1, Self::ONE_PER_SECOND * 1000);
-        let nearest = (Self::ONE_PER_SECOND * 1000 + interval / 2) / interval;
-        Rate(nearest.clamp(1, Self::MOST))
-    }
-}
-
-impl fmt::Display for Rate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, mut fraction) = (self.0 / Self::ONE_PER_SECOND, self.0 % Self::ONE_PER_SECOND);
-        if fraction == 0 {
-            return write!(f, "{whole}");
-        }
-        let mut width = 10;
-        while fraction.is_multiple_of(10) {
-            fraction /= 10;
-            width -= 1;
-        }
-        write!(f, "{whole}.{fraction:0width$}")
-    }
-}
-
 /// Digits only; more than a `u32` holds counts as its greatest value (RFC 4475 3.1.2.4).
 pub fn delta_seconds(text: &[u8]) -> Option<u32> {
     let numeric = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
@@ -388,7 +195,7 @@ pub fn retry_after(value: &[u8]) -> Option<u32> {
     let (digits, rest) = split_where(value, |byte| !byte.is_ascii_digit());
     let ends = rest
         .first()
-        .is_none_or(|byte| is_lws(*byte) || matches!(byte, b';' | b'('));
+        .is_none_or(|byte| class::is(LWS, *byte) || matches!(byte, b';' | b'('));
     ends.then(|| delta_seconds(digits)).flatten()
 }
 
@@ -449,4 +256,138 @@ fn thousandths(text: &[u8]) -> Option<u16> {
     let padded = decimals.iter().chain(std::iter::repeat(&b'0')).take(3);
     let value = whole + padded.fold(0, |sum, digit| sum * 10 + u16::from(digit - b'0'));
     (value <= 1000).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_via_may_have_ipv6_white_space_and_an_empty_rport() {
+        let via =
+            Via::parse(b"SIP / 2.0 / UDP\t[2001:db8::1] : 5061 ;rport ; branch = z9hG4bKx;ttl=3")
+                .unwrap();
+        assert_eq!(
+            (via.transport, via.host),
+            (&b"UDP"[..], &b"[2001:db8::1]"[..])
+        );
+        assert_eq!((via.port, via.rport), (Some(5061), true));
+        assert_eq!(via.branch, Some(&b"z9hG4bKx"[..]));
+        let answered = Via::parse(b"SIP/2.0/UDP h;rport=7;received=2001:db8::2").unwrap();
+        assert!(!answered.rport);
+        assert_eq!(answered.received, Some(&b"2001:db8::2"[..]));
+    }
+
+    #[test]
+    fn malformed_vias_are_refused() {
+        for bad in [
+            "",
+            "SIP/2.0/UDP",
+            "SIP/2.0/UDPh",
+            "SIP/2.0 h",
+            "SIP/3.0/UDP h",
+            "SIP/2.0/UDP h:0",
+            "SIP/2.0/UDP h:65536",
+            "SIP/2.0/UDP h:",
+            "SIP/2.0/UDP h;;branch=a",
+            "SIP/2.0/UDP h;branch=",
+            "SIP/2.0/UDP h branch=a",
+            "SIP/2.0/UDP [::1",
+            "SIP/2.0/UDP 1.2.3.400",
+            "SIP/2.0/UDP ;branch=a",
+        ] {
+            assert!(Via::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn addresses_come_with_and_without_brackets() {
+        let quoted = NameAddr::parse(b"\"a \\\" <b>;\" <sip:c@d;x=1>;tag=t ; e").unwrap();
+        assert_eq!(quoted.uri, b"sip:c@d;x=1");
+        assert_eq!(quoted.display, b"\"a \\\" <b>;\"");
+        assert_eq!(
+            (quoted.tag(), quoted.params.get("E")),
+            (Some(&b"t"[..]), Some(&b""[..]))
+        );
+        let bare = NameAddr::parse(b"sip:c@d;tag=t;x=\"<1>\"").unwrap();
+        assert_eq!((bare.uri, bare.tag()), (&b"sip:c@d"[..], Some(&b"t"[..])));
+        assert_eq!(bare.params.get("x"), Some(&b"<1>"[..]));
+        for bad in [
+            "",
+            "<>",
+            "sip:",
+            "<sip:a",
+            "sip:a?b=c",
+            "sip:a,b",
+            "\"x <sip:a>",
+            "\"x\" sip:a",
+            "a, b <sip:c>",
+            "<sip:a> b",
+            "< sip:a>",
+            "<sip:a>;;",
+            "<sip:a\r\n b>",
+            "<sip:a>;tag=\"a\r\n b\"",
+            "a",
+        ] {
+            assert!(NameAddr::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn cseq_numbers_stay_below_two_to_the_31() {
+        let parsed = CSeq::parse(b"2147483647\r\n  NOTIFY").unwrap();
+        assert_eq!(
+            (parsed.number, parsed.method),
+            (2_147_483_647, &b"NOTIFY"[..])
+        );
+        for bad in [
+            "2147483648 A",
+            "4294967297 A",
+            "1",
+            "A",
+            "1A",
+            "-1 A",
+            "1 A B",
+            "1 ",
+        ] {
+            assert!(CSeq::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn numbers_saturate_and_have_digits_only() {
+        assert_eq!(delta_seconds(b"4294967295"), Some(u32::MAX));
+        assert_eq!(delta_seconds(b"99999999999999999999"), Some(u32::MAX));
+        assert_eq!(delta_seconds(b"007"), Some(7));
+        for bad in ["", "-1", "+1", "1 ", "0x1"] {
+            assert_eq!(delta_seconds(bad.as_bytes()), None, "{bad}");
+        }
+        assert_eq!(retry_after(b"120 (in a meeting);duration=9"), Some(120));
+        assert_eq!(retry_after(b"soon"), None);
+        assert_eq!(retry_after(b"12x"), None);
+    }
+
+    #[test]
+    fn media_ranges_carry_their_preference() {
+        let range = MediaRange::parse(b"application / * ; q=0.5;v=\"a,b\"").unwrap();
+        assert_eq!(
+            (range.kind, range.subtype, range.q),
+            (&b"application"[..], &b"*"[..], 500)
+        );
+        assert!(range.covers("application", "serverinfo+xml"));
+        assert!(!range.covers("text", "plain"));
+        assert!(MediaRange::parse(b"*/*").unwrap().covers("a", "b"));
+        assert!(MediaRange::parse(b"A/B").unwrap().covers("a", "b"));
+        for bad in [
+            "a",
+            "a/",
+            "/b",
+            "a/b;q=2",
+            "a/b;q=1.001",
+            "a/b;q=0.1234",
+            "a/b c",
+        ] {
+            assert!(MediaRange::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
 }

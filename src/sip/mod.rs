@@ -2,11 +2,15 @@
 //! Knows no socket, no time and no subscription.
 
 pub mod answer;
+mod class;
+mod event;
 pub mod header;
+mod name;
+mod params;
 pub mod request;
 pub mod scan;
 pub mod uri;
 pub mod write;
 
-/// The event package's name, compared byte by byte (RFC 6665 8.2.1 makes it case-sensitive by SIP's token rule of `Event`).
+/// The event package's name, compared byte by byte.
 pub const EVENT_PACKAGE: &str = "SIPserver";

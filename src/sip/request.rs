@@ -3,7 +3,9 @@
 
 use thiserror::Error;
 
+use super::class::{self, VISIBLE};
 use super::header::{CSeq, Event, MediaRange, NameAddr, Via, delta_seconds};
+use super::params::is_token;
 use super::scan::{Elements, Message, Name, Start};
 use super::uri::{SipUri, UriError};
 
@@ -115,22 +117,25 @@ impl Malformed {
 }
 
 /// Fields that have one value and stand once; Content-Length is the scanner's.
-const SINGLE: [Name; 14] = [
-    Name::From,
-    Name::To,
-    Name::CallId,
-    Name::CSeq,
-    Name::MaxForwards,
-    Name::Event,
-    Name::Expires,
-    Name::MinExpires,
-    Name::SubscriptionState,
-    Name::ContentType,
-    Name::SipEtag,
-    Name::SipIfMatch,
-    Name::SuppressIfMatch,
-    Name::RetryAfter,
-];
+fn is_single(name: Name) -> bool {
+    matches!(
+        name,
+        Name::From
+            | Name::To
+            | Name::CallId
+            | Name::CSeq
+            | Name::MaxForwards
+            | Name::Event
+            | Name::Expires
+            | Name::MinExpires
+            | Name::SubscriptionState
+            | Name::ContentType
+            | Name::SipEtag
+            | Name::SipIfMatch
+            | Name::SuppressIfMatch
+            | Name::RetryAfter
+    )
+}
 
 impl<'m, 'a> Request<'m, 'a> {
     pub fn parse(message: &'m Message<'a>) -> Result<Request<'m, 'a>, Malformed> {
@@ -181,16 +186,14 @@ impl<'m, 'a> Request<'m, 'a> {
     }
 }
 
-/// The values of the fields that stand once.
-struct Found<'a>([Option<&'a [u8]>; SINGLE.len()]);
+/// The values of the fields that stand once, each at its name's place.
+struct Found<'a>([Option<&'a [u8]>; Name::Other as usize]);
 
 impl<'a> Found<'a> {
     fn collect(message: &Message<'a>) -> Result<Self, Malformed> {
-        let mut values = [None; SINGLE.len()];
-        for field in &message.fields {
-            if let Some(place) = SINGLE.iter().position(|name| *name == field.name)
-                && values[place].replace(field.value).is_some()
-            {
+        let mut values = [None; Name::Other as usize];
+        for field in message.fields.iter().filter(|field| is_single(field.name)) {
+            if values[field.name as usize].replace(field.value).is_some() {
                 return Err(Malformed::Repeated(field.name));
             }
         }
@@ -202,9 +205,7 @@ impl<'a> Found<'a> {
         name: Name,
         parse: impl Fn(&'a [u8]) -> Option<T>,
     ) -> Result<Option<T>, Malformed> {
-        let place = SINGLE.iter().position(|single| *single == name);
-        let value = place.and_then(|place| self.0[place]);
-        value
+        self.0[name as usize]
             .map(|value| parse(value).ok_or(Malformed::Syntax(name)))
             .transpose()
     }
@@ -253,12 +254,11 @@ fn contact<'a>(message: &Message<'a>, method: Method) -> Result<Option<NameAddr<
 
 /// `callid = word [ "@" word ]`, taken as any run without white space: it is only ever compared and echoed.
 fn call_id(value: &[u8]) -> Option<&[u8]> {
-    let strange = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
-    (!value.is_empty() && !value.iter().any(strange)).then_some(value)
+    (!value.is_empty() && class::all(VISIBLE, value)).then_some(value)
 }
 
 fn token(value: &[u8]) -> Option<&[u8]> {
-    super::scan::is_token(value).then_some(value)
+    is_token(value).then_some(value)
 }
 
 fn target(uri: &[u8]) -> Result<SipUri<'_>, Malformed> {
@@ -270,5 +270,112 @@ fn target(uri: &[u8]) -> Result<SipUri<'_>, Malformed> {
         None => Ok(target),
         // RFC 3261 19.1.1: header fields are not allowed in a Request-URI.
         Some(_) => Err(Malformed::UriHeaders),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::scan::scan;
+
+    const SUBSCRIBE: &str = "SUBSCRIBE sip:e.example SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKa\r\nFrom: <sip:a@h>;tag=1\r\n\
+        To: <sip:e.example>\r\nCall-ID: c\r\nCSeq: 1 SUBSCRIBE\r\nMax-Forwards: 70\r\nContact: <sip:a@192.0.2.1>\r\n\
+        Event: SIPserver\r\nExpires: 60\r\nSuppress-If-Match: *\r\nContent-Type: application/serverinfo\r\n\r\n<filter/>";
+
+    fn fault(text: &str) -> Malformed {
+        Request::parse(&scan(text.as_bytes()).unwrap()).unwrap_err()
+    }
+
+    #[test]
+    fn a_subscribe_gives_all_that_its_handling_needs() {
+        let message = scan(SUBSCRIBE.as_bytes()).unwrap();
+        let request = Request::parse(&message).unwrap();
+        assert_eq!(request.method, Method::Subscribe);
+        assert_eq!(request.expires, Some(60));
+        assert_eq!(request.event.unwrap().package, b"SIPserver");
+        assert_eq!(request.suppress_if_match, Some(&b"*"[..]));
+        assert!(
+            request
+                .content_type
+                .unwrap()
+                .covers("application", "serverinfo")
+        );
+        assert_eq!(
+            (request.from_tag(), request.to_tag()),
+            (Some(&b"1"[..]), None)
+        );
+        assert_eq!(request.body, b"<filter/>");
+    }
+
+    #[test]
+    fn what_stands_once_stands_once() {
+        for line in [
+            "From: <sip:a>",
+            "t: <sip:a>",
+            "i: d",
+            "CSeq: 1 SUBSCRIBE",
+            "Max-Forwards: 1",
+            "o: x",
+            "Expires: 60",
+            "c: a/b",
+            "Suppress-If-Match: a",
+            "m: <sip:b@192.0.2.2>",
+        ] {
+            let text = SUBSCRIBE.replace("Via:", &format!("{line}\r\nVia:"));
+            assert!(matches!(fault(&text), Malformed::Repeated(_)), "{line}");
+        }
+    }
+
+    #[test]
+    fn what_must_stand_is_missed() {
+        for (line, name) in [
+            ("Via", Name::Via),
+            ("From", Name::From),
+            ("To", Name::To),
+            ("Call-ID", Name::CallId),
+            ("CSeq", Name::CSeq),
+        ] {
+            let text = SUBSCRIBE.replace(&format!("{line}:"), "X:");
+            assert_eq!(fault(&text), Malformed::Missing(name));
+        }
+        let text = SUBSCRIBE.replace("Max-Forwards: 70", "X: 70");
+        assert_eq!(
+            Request::parse(&scan(text.as_bytes()).unwrap())
+                .unwrap()
+                .max_forwards,
+            None
+        );
+    }
+
+    #[test]
+    fn each_fault_has_its_status() {
+        let with = |from, to| fault(&SUBSCRIBE.replace(from, to));
+        let scheme = with("BE sip:e.example", "BE tel:1");
+        assert_eq!((scheme, scheme.status()), (Malformed::UriScheme, Some(416)));
+        assert_eq!(with("BE sip:e", "BE sip:@e"), Malformed::RequestUri);
+        assert_eq!(
+            with("e.example SIP", "e.example?a=b SIP"),
+            Malformed::UriHeaders
+        );
+        assert_eq!(with("1 SUBSCRIBE", "1 subscribe"), Malformed::CSeqMethod);
+        assert_eq!(with("z9hG4bKa", "z9hG4bK"), Malformed::EmptyBranch);
+        assert_eq!(
+            with("Expires: 60", "Expires: soon"),
+            Malformed::Syntax(Name::Expires)
+        );
+        assert_eq!(
+            with("Event: S", "Event: ;S"),
+            Malformed::Syntax(Name::Event)
+        );
+        assert_eq!(
+            with("<sip:a@192.0.2.1>", "*"),
+            Malformed::Syntax(Name::Contact)
+        );
+        assert_eq!(with("Call-ID: c", "Call-ID: c d").status(), Some(400));
+        assert_eq!(
+            with("Call-ID: c", "Call-ID:").to_string(),
+            "malformed Call-ID"
+        );
+        assert_eq!(fault("SIP/2.0 200 OK\r\n\r\n").status(), None);
     }
 }

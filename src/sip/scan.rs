@@ -5,147 +5,11 @@ use memchr::{memchr, memchr2, memmem};
 use smallvec::SmallVec;
 use thiserror::Error;
 
+use super::class::{self, TOKEN, VISIBLE, trim_lws};
+pub use super::name::Name;
+
 /// A message with more header fields than this is refused.
 pub const MAX_FIELDS: usize = 256;
-
-/// The header fields that some room asks for by name; all else is `Other`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Name {
-    Via,
-    From,
-    To,
-    CallId,
-    CSeq,
-    Contact,
-    RecordRoute,
-    Route,
-    MaxForwards,
-    Event,
-    SubscriptionState,
-    Expires,
-    MinExpires,
-    Accept,
-    AcceptEncoding,
-    Require,
-    ProxyRequire,
-    Supported,
-    Unsupported,
-    ContentType,
-    ContentEncoding,
-    ContentLength,
-    SipEtag,
-    SipIfMatch,
-    SuppressIfMatch,
-    RetryAfter,
-    AllowEvents,
-    Allow,
-    Warning,
-    Authorization,
-    Other,
-}
-
-impl Name {
-    /// The name behind a header field's spelling, in any case, long or compact (RFC 3261 7.3.1, 7.3.3).
-    pub fn of(raw: &[u8]) -> Name {
-        let candidates: &[Name] = match raw.len() {
-            1 => return Name::of_compact(raw[0]),
-            2 => &[Name::To],
-            3 => &[Name::Via],
-            4 => &[Name::From, Name::CSeq],
-            5 => &[Name::Event, Name::Route, Name::Allow],
-            6 => &[Name::Accept],
-            7 => &[
-                Name::CallId,
-                Name::Contact,
-                Name::Expires,
-                Name::Require,
-                Name::Warning,
-            ],
-            8 => &[Name::SipEtag],
-            9 => &[Name::Supported],
-            11 => &[Name::RetryAfter, Name::MinExpires, Name::Unsupported],
-            12 => &[
-                Name::MaxForwards,
-                Name::RecordRoute,
-                Name::ContentType,
-                Name::AllowEvents,
-                Name::SipIfMatch,
-            ],
-            13 => &[Name::ProxyRequire, Name::Authorization],
-            14 => &[Name::ContentLength],
-            15 => &[Name::AcceptEncoding],
-            16 => &[Name::ContentEncoding],
-            17 => &[Name::SuppressIfMatch],
-            18 => &[Name::SubscriptionState],
-            _ => &[],
-        };
-        candidates
-            .iter()
-            .copied()
-            .find(|name| raw.eq_ignore_ascii_case(name.as_str().as_bytes()))
-            .unwrap_or(Name::Other)
-    }
-
-    fn of_compact(letter: u8) -> Name {
-        match letter.to_ascii_lowercase() {
-            b'v' => Name::Via,
-            b'f' => Name::From,
-            b't' => Name::To,
-            b'i' => Name::CallId,
-            b'm' => Name::Contact,
-            b'l' => Name::ContentLength,
-            b'c' => Name::ContentType,
-            b'e' => Name::ContentEncoding,
-            b'k' => Name::Supported,
-            b'o' => Name::Event,
-            b'u' => Name::AllowEvents,
-            _ => Name::Other,
-        }
-    }
-
-    /// The long spelling, as the RFCs write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Name::Via => "Via",
-            Name::From => "From",
-            Name::To => "To",
-            Name::CallId => "Call-ID",
-            Name::CSeq => "CSeq",
-            Name::Contact => "Contact",
-            Name::RecordRoute => "Record-Route",
-            Name::Route => "Route",
-            Name::MaxForwards => "Max-Forwards",
-            Name::Event => "Event",
-            Name::SubscriptionState => "Subscription-State",
-            Name::Expires => "Expires",
-            Name::MinExpires => "Min-Expires",
-            Name::Accept => "Accept",
-            Name::AcceptEncoding => "Accept-Encoding",
-            Name::Require => "Require",
-            Name::ProxyRequire => "Proxy-Require",
-            Name::Supported => "Supported",
-            Name::Unsupported => "Unsupported",
-            Name::ContentType => "Content-Type",
-            Name::ContentEncoding => "Content-Encoding",
-            Name::ContentLength => "Content-Length",
-            Name::SipEtag => "SIP-ETag",
-            Name::SipIfMatch => "SIP-If-Match",
-            Name::SuppressIfMatch => "Suppress-If-Match",
-            Name::RetryAfter => "Retry-After",
-            Name::AllowEvents => "Allow-Events",
-            Name::Allow => "Allow",
-            Name::Warning => "Warning",
-            Name::Authorization => "Authorization",
-            Name::Other => "header field",
-        }
-    }
-}
-
-impl std::fmt::Display for Name {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
 
 /// One header field. The value has no white space around it; folds (CRLF and white space) may stand in it.
 #[derive(Debug, Clone, Copy)]
@@ -433,11 +297,11 @@ fn request_line(line: &[u8]) -> Result<(Start<'_>, Option<ScanError>), ScanError
         return Err(ScanError::NotSip);
     }
     let (method, uri) = split_at_space(&trimmed[..version_at]).ok_or(ScanError::NotSip)?;
-    let strange = |byte: &u8| *byte <= b' ' || *byte == 0x7f;
     let well_formed = trimmed.len() == line.len()
-        && is_token(method)
+        && !method.is_empty()
+        && class::all(TOKEN, method)
         && !uri.is_empty()
-        && !uri.iter().any(strange);
+        && class::all(VISIBLE, uri);
     let fault = if !well_formed {
         Some(ScanError::StartLine)
     } else if !version.eq_ignore_ascii_case(b"SIP/2.0") {
@@ -521,23 +385,36 @@ impl<'a> Cursor<'a> {
             self.at += 2;
             return Step::End;
         }
-        let name_length = rest.iter().position(|byte| !is_token_byte(*byte));
         let Some((end, clean)) = line_end(rest) else {
             self.at = self.bytes.len();
             return Step::Unterminated;
         };
         self.at += end + 2;
-        let raw_name = &rest[..name_length.unwrap_or(0)];
-        let after = trim_lws_start(&rest[raw_name.len()..end]);
-        match after.split_first() {
-            Some((b':', value)) if clean && !raw_name.is_empty() => Step::Field(Field {
-                name: Name::of(raw_name),
-                raw_name,
-                value: trim_lws(value),
-            }),
+        match header_field(&rest[..end]) {
+            Some(field) if clean => Step::Field(field),
             _ => Step::Malformed,
         }
     }
+}
+
+/// `field-name HCOLON field-value`, where white space may stand before the colon (RFC 3261 25.1).
+#[inline]
+fn header_field(line: &[u8]) -> Option<Field<'_>> {
+    let colon = memchr(b':', line)?;
+    let mut raw_name = &line[..colon];
+    while let [rest @ .., b' ' | b'\t'] = raw_name {
+        raw_name = rest;
+    }
+    let name = Name::of(raw_name);
+    // A name that is known is a token.
+    if name == Name::Other && (raw_name.is_empty() || !class::all(TOKEN, raw_name)) {
+        return None;
+    }
+    Some(Field {
+        name,
+        raw_name,
+        value: trim_lws(&line[colon + 1..]),
+    })
 }
 
 /// Whether a header field of this first letter can be one that `answer` reads.
@@ -596,6 +473,9 @@ impl<'a> Iterator for Elements<'a> {
 }
 
 fn element_end(text: &[u8]) -> usize {
+    if memchr(b',', text).is_none() {
+        return text.len();
+    }
     let (mut quoted, mut bracketed, mut escaped) = (false, false, false);
     for (at, byte) in text.iter().enumerate() {
         match byte {
@@ -611,50 +491,110 @@ fn element_end(text: &[u8]) -> usize {
     text.len()
 }
 
-/// Linear white space: SP, HTAB and the CRLF of a fold.
-pub(super) fn is_lws(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-pub(super) fn trim_lws_start(mut text: &[u8]) -> &[u8] {
-    while let [first, rest @ ..] = text
-        && is_lws(*first)
-    {
-        text = rest;
+    const OPTIONS: &str =
+        "OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKa\r\nl: 3\r\n\r\nabcd";
+
+    fn fault(bytes: &str) -> ScanError {
+        scan(bytes.as_bytes()).unwrap_err().error
     }
-    text
-}
 
-pub(super) fn trim_lws(text: &[u8]) -> &[u8] {
-    let mut text = trim_lws_start(text);
-    while let [rest @ .., last] = text
-        && is_lws(*last)
-    {
-        text = rest;
+    #[test]
+    fn a_datagram_ends_at_content_length_or_else_at_its_end() {
+        let message = scan(OPTIONS.as_bytes()).unwrap();
+        assert_eq!(message.body, b"abc");
+        assert_eq!(message.length, OPTIONS.len() - 1);
+        let without = OPTIONS.replace("l: 3", "x: 3");
+        assert_eq!(scan(without.as_bytes()).unwrap().body, b"abcd");
+        assert_eq!(
+            fault(&OPTIONS.replace("l: 3", "l: 5")),
+            ScanError::ShortBody
+        );
+        assert_eq!(
+            fault(&OPTIONS.replace("l: 3", "l: 3\r\nl: 3")),
+            ScanError::ContentLength
+        );
+        assert_eq!(
+            fault(&OPTIONS.replace("l: 3", "l: 3 3")),
+            ScanError::ContentLength
+        );
     }
-    text
-}
 
-/// RFC 3261 25.1 `token`.
-pub(super) fn is_token(text: &[u8]) -> bool {
-    !text.is_empty() && text.iter().all(|byte| is_token_byte(*byte))
-}
-
-#[inline]
-pub(super) fn is_token_byte(byte: u8) -> bool {
-    TOKEN[usize::from(byte)]
-}
-
-const TOKEN: [bool; 256] = {
-    let mut table = [false; 256];
-    let mut byte = 0u8;
-    while byte < 128 {
-        table[byte as usize] = byte.is_ascii_alphanumeric()
-            || matches!(
-                byte,
-                b'-' | b'.' | b'!' | b'%' | b'*' | b'_' | b'+' | b'`' | b'\'' | b'~'
+    #[test]
+    fn a_malformed_line_does_not_hide_the_others() {
+        for bad in [
+            "no colon", ": empty", "na me: x", "x: a\rb", "x: a\nb", " fold",
+        ] {
+            let text = OPTIONS.replace(
+                "OPTIONS sip:a SIP/2.0\r\n",
+                &format!("OPTIONS sip:a SIP/2.0\r\n{bad}\r\n"),
             );
-        byte += 1;
+            let failure = scan(text.as_bytes()).unwrap_err();
+            assert_eq!(failure.error, ScanError::Field, "{bad}");
+            let message = failure.message.unwrap();
+            assert!(message.first(Name::Via).is_some(), "{bad}");
+            assert_eq!(message.body, b"abc", "{bad}");
+        }
     }
-    table
-};
+
+    #[test]
+    fn start_lines_are_told_apart() {
+        let with = |line: &str| OPTIONS.replace("OPTIONS sip:a SIP/2.0", line);
+        assert_eq!(fault(&with("OPTIONS sip:a SIP/3.0")), ScanError::Version);
+        assert_eq!(fault(&with("OPTIONS sip:a  SIP/2.0")), ScanError::StartLine);
+        assert_eq!(fault(&with("OPT@ONS sip:a SIP/2.0")), ScanError::StartLine);
+        assert_eq!(fault(&with("GET / HTTP/1.1")), ScanError::NotSip);
+        assert_eq!(fault(&with("SIP/2.0 20 OK")), ScanError::StartLine);
+        assert_eq!(fault(&with("SIP/2.0 700 OK")), ScanError::StartLine);
+        assert_eq!(fault(&with("SIP/2.1 200 OK")), ScanError::Version);
+        assert_eq!(fault("\r\n\r\n"), ScanError::KeepAlive);
+        assert_eq!(fault(""), ScanError::KeepAlive);
+        assert!(
+            scan(with("\r\noptions sip:a sip/2.0").as_bytes())
+                .unwrap()
+                .is_request()
+        );
+    }
+
+    #[test]
+    fn a_message_that_breaks_off_is_answerable_by_what_was_read() {
+        let cut = &OPTIONS[..OPTIONS.find("l: 3").unwrap()];
+        let failure = scan(cut.as_bytes()).unwrap_err();
+        assert_eq!(failure.error, ScanError::Unterminated);
+        assert!(failure.message.unwrap().first(Name::Via).is_some());
+    }
+
+    #[test]
+    fn frames_end_by_content_length_and_keep_to_their_limits() {
+        let whole = OPTIONS.as_bytes();
+        let head = OPTIONS.find("abcd").unwrap();
+        assert_eq!(frame(whole, 1000, 1000), Frame::Complete(head + 3));
+        assert_eq!(frame(&whole[..head + 2], 1000, 1000), Frame::Partial);
+        assert_eq!(frame(whole, 1000, 2), Frame::Bad(ScanError::BodyTooLong));
+        assert_eq!(frame(whole, head, 1000), Frame::Complete(head + 3));
+        assert_eq!(
+            frame(whole, head - 1, 1000),
+            Frame::Bad(ScanError::HeadTooLong)
+        );
+        assert_eq!(frame(b"\r\n\r\n\r", 1000, 0), Frame::KeepAlive(4));
+        assert_eq!(frame(b"\r", 1000, 0), Frame::Partial);
+        assert_eq!(frame(b"", 1000, 0), Frame::Partial);
+        assert_eq!(
+            frame(b"GET / HTTP/1.1\r\n", 1000, 0),
+            Frame::Bad(ScanError::NotSip)
+        );
+        let without = OPTIONS.replace("l: 3", "x: 3");
+        assert_eq!(
+            frame(without.as_bytes(), 1000, 1000),
+            Frame::Bad(ScanError::NoContentLength)
+        );
+        let huge = OPTIONS.replace("l: 3", "l: 99999999999999999999");
+        assert_eq!(
+            frame(huge.as_bytes(), 1000, 1000),
+            Frame::Bad(ScanError::BodyTooLong)
+        );
+    }
+}

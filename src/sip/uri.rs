@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use memchr::{memchr, memchr2};
 use thiserror::Error;
 
+use super::class::{HEADER, PARAM, PASSWORD, USER, all_escaped};
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum UriError {
     /// A URI of another scheme: 416 where it stands in the start line (RFC 3261 8.2.2.1).
@@ -89,7 +91,7 @@ impl<'a> SipUri<'a> {
             Some(at) => (&rest[..at], Some(&rest[at + 1..])),
             None => (rest, None),
         };
-        if headers.is_some_and(|text| !well_escaped(text, is_header_byte)) {
+        if headers.is_some_and(|text| !all_escaped(HEADER, text)) {
             return Err(UriError::Syntax);
         }
         let host_end = memchr(b';', rest).unwrap_or(rest.len());
@@ -148,9 +150,7 @@ fn user(info: &[u8]) -> Result<&[u8], UriError> {
         Some(at) => (&info[..at], &info[at + 1..]),
         None => (info, &b""[..]),
     };
-    let fine = !user.is_empty()
-        && well_escaped(user, is_user_byte)
-        && well_escaped(password, is_password_byte);
+    let fine = !user.is_empty() && all_escaped(USER, user) && all_escaped(PASSWORD, password);
     fine.then_some(user).ok_or(UriError::Syntax)
 }
 
@@ -165,8 +165,8 @@ impl<'a> UriParams<'a> {
         let params = UriParams { raw };
         let fine = |(name, value): (&[u8], Option<&[u8]>)| {
             !name.is_empty()
-                && well_escaped(name, is_param_byte)
-                && value.is_none_or(|value| !value.is_empty() && well_escaped(value, is_param_byte))
+                && all_escaped(PARAM, name)
+                && value.is_none_or(|value| !value.is_empty() && all_escaped(PARAM, value))
         };
         params
             .iter()
@@ -217,48 +217,6 @@ fn hex(digit: u8) -> Option<u8> {
     char::from(digit).to_digit(16).map(|value| value as u8)
 }
 
-/// Every byte is allowed or part of `"%" HEXDIG HEXDIG`.
-fn well_escaped(mut text: &[u8], allowed: fn(u8) -> bool) -> bool {
-    loop {
-        match text {
-            [] => return true,
-            [b'%', high, low, rest @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
-                text = rest;
-            }
-            [byte, rest @ ..] if allowed(*byte) => text = rest,
-            _ => return false,
-        }
-    }
-}
-
-fn is_unreserved(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'-' | b'_' | b'.' | b'!' | b'~' | b'*' | b'\'' | b'(' | b')'
-        )
-}
-
-fn is_user_byte(byte: u8) -> bool {
-    is_password_byte(byte) || matches!(byte, b';' | b'?' | b'/')
-}
-
-fn is_password_byte(byte: u8) -> bool {
-    is_unreserved(byte) || matches!(byte, b'&' | b'=' | b'+' | b'$' | b',')
-}
-
-fn is_param_byte(byte: u8) -> bool {
-    is_unreserved(byte) || matches!(byte, b'[' | b']' | b'/' | b':' | b'&' | b'+' | b'$')
-}
-
-fn is_header_byte(byte: u8) -> bool {
-    is_unreserved(byte)
-        || matches!(
-            byte,
-            b'[' | b']' | b'/' | b'?' | b':' | b'+' | b'$' | b'=' | b'&'
-        )
-}
-
 /// A URI of any scheme as it may stand in From, To and Contact: sip and sips in full, others by their shape only.
 pub(super) fn is_any_uri(raw: &[u8]) -> bool {
     match SipUri::parse(raw) {
@@ -268,6 +226,69 @@ pub(super) fn is_any_uri(raw: &[u8]) -> bool {
             raw.iter().all(u8::is_ascii_graphic)
                 && memchr2(b'<', b'>', raw).is_none()
                 && memchr(b'"', raw).is_none()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_uri_comes_apart() {
+        let uri = SipUri::parse(
+            b"SIPS:a%20b;x:pw@[2001:db8::1]:5061;transport=tls;lr;maddr=192.0.2.1?h=v",
+        )
+        .unwrap();
+        assert!(uri.secure && uri.lr());
+        assert_eq!(uri.user, Some(&b"a%20b;x"[..]));
+        assert_eq!(uri.host, Host::Ip("2001:db8::1".parse().unwrap()));
+        assert_eq!((uri.port, uri.transport()), (Some(5061), Some(&b"tls"[..])));
+        assert_eq!(uri.maddr(), Some(Host::Ip("192.0.2.1".parse().unwrap())));
+        assert_eq!(uri.headers, Some(&b"h=v"[..]));
+    }
+
+    #[test]
+    fn other_schemes_are_told_from_malformed_uris() {
+        for other in ["tel:+1", "http://a", "urn:x:y", "sipx:a"] {
+            assert_eq!(
+                SipUri::parse(other.as_bytes()).unwrap_err(),
+                UriError::Scheme,
+                "{other}"
+            );
+        }
+        for bad in [
+            "",
+            "sip",
+            "sip:",
+            ":a",
+            "1a:b",
+            "<sip:a>",
+            "sip:@a",
+            "sip:a@",
+            "sip:a@b@c",
+            "sip:a b",
+            "sip:a:0",
+            "sip:a:99999",
+            "sip:a:x",
+            "sip:a%2",
+            "sip:a%zz@b",
+            "sip:a\0b",
+            "sip:[::g]",
+            "sip:[::1",
+            "sip:a..b",
+            "sip:1.2.3",
+            "sip:a;;b",
+            "sip:a;b=",
+            "sip:a;=b",
+            "sip:\u{e9}@b",
+            "sip:a?\"",
+        ] {
+            assert_eq!(
+                SipUri::parse(bad.as_bytes()).unwrap_err(),
+                UriError::Syntax,
+                "{bad}"
+            );
         }
     }
 }

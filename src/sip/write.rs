@@ -429,3 +429,176 @@ pub fn reason_phrase(status: u16) -> &'static str {
         _ => "Busy Everywhere",
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sip::scan::scan;
+
+    fn notify() -> Notify<'static> {
+        Notify {
+            target: b"sip:a@192.0.2.1",
+            transport_name: "UDP",
+            sent_by: b"192.0.2.9:5060",
+            branch: b"z9hG4bKb",
+            routes: b"<sip:p1;lr>, <sip:p2;lr>",
+            from_uri: b"sip:e.example",
+            from_tag: b"f",
+            to_uri: b"sip:a@h",
+            to_tag: b"t",
+            call_id: b"c",
+            cseq: 7,
+            event_id: Some(b"9"),
+            state: SubscriptionState::Active { expires: 1799 },
+            max_rate: Some(Rate::from_interval_ms(2_000)),
+            min_rate: None,
+            etag: b"e1",
+            contact: b"<sip:192.0.2.9;gr=x>",
+            content_type: Some("application/serverinfo+xml"),
+            content_length: 12,
+        }
+    }
+
+    fn text(notify: &Notify<'_>) -> String {
+        let mut out = Vec::new();
+        notify.write(&mut out);
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_notify_reads_so() {
+        let expected = "NOTIFY sip:a@192.0.2.1 SIP/2.0\r\n\
+            Via: SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bKb;rport\r\nMax-Forwards: 70\r\n\
+            Route: <sip:p1;lr>, <sip:p2;lr>\r\nFrom: <sip:e.example>;tag=f\r\nTo: <sip:a@h>;tag=t\r\n\
+            Call-ID: c\r\nCSeq:          7 NOTIFY\r\nContact: <sip:192.0.2.9;gr=x>\r\nEvent: SIPserver;id=9\r\n\
+            Subscription-State:       active;expires=1799;max-rate=0.5\r\nSIP-ETag: e1\r\n\
+            Content-Type: application/serverinfo+xml\r\nContent-Length: 12\r\n\r\n";
+        assert_eq!(text(&notify()), expected);
+    }
+
+    #[test]
+    fn numbers_do_not_change_a_notifys_length() {
+        let mut other = notify();
+        let length = text(&other).len();
+        for number in [0, 1, 9, 10, 999_999_999, 1_000_000_000, u32::MAX] {
+            other.cseq = number;
+            other.state = SubscriptionState::Active { expires: number };
+            assert_eq!(text(&other).len(), length, "{number}");
+        }
+    }
+
+    #[test]
+    fn a_terminated_subscription_has_a_reason_and_no_expires() {
+        let mut last = notify();
+        last.content_type = None;
+        last.state = SubscriptionState::Terminated {
+            reason: Reason::Probation,
+            retry_after: Some(5),
+        };
+        let text = text(&last);
+        assert!(
+            text.contains("\r\nSubscription-State: terminated;reason=probation;retry-after=5\r\n")
+        );
+        assert!(!text.contains("Content-Type"));
+    }
+
+    const REQUEST: &str = "OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.1:5070;received=6.6.6.6;branch=z9hG4bKa,\r\n\
+        \tSIP/2.0/TCP p\r\nv: SIP/2.0/TCP q\r\nf: <sip:a>;\r\n tag=1\r\nt: <sip:b>\r\ni: c\r\nCSeq: 1\r\n  OPTIONS\r\n\
+        Record-Route: <sip:p;lr>\r\n\r\n";
+
+    fn respond(request: &str, source: &str) -> String {
+        let message = scan(request.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        Responder::new(&message, 200, source.parse().unwrap())
+            .to_tag(b"ours")
+            .record_route()
+            .begin(&mut out)
+            .unwrap()
+            .number("Expires", 60)
+            .finish();
+        String::from_utf8(out).unwrap()
+    }
+
+    #[test]
+    fn a_response_copies_what_it_must_on_single_lines() {
+        let expected = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 192.0.2.1:5070;branch=z9hG4bKa\r\nVia: SIP/2.0/TCP p\r\n\
+            Via: SIP/2.0/TCP q\r\nRecord-Route: <sip:p;lr>\r\nFrom: <sip:a>; tag=1\r\nTo: <sip:b>;tag=ours\r\n\
+            Call-ID: c\r\nCSeq: 1 OPTIONS\r\nExpires: 60\r\nContent-Length: 0\r\n\r\n";
+        assert_eq!(respond(REQUEST, "192.0.2.1:9"), expected);
+        assert_eq!(respond(REQUEST, "[::ffff:192.0.2.1]:9"), expected);
+        let in_dialog = respond(
+            &REQUEST.replace("t: <sip:b>", "t: <sip:b>;tag=old"),
+            "192.0.2.1:9",
+        );
+        assert!(in_dialog.contains("\r\nTo: <sip:b>;tag=old\r\n"));
+    }
+
+    #[test]
+    fn received_and_rport_say_where_the_request_came_from() {
+        let top = |via: &str, source: &str| {
+            let request = REQUEST.replace("192.0.2.1:5070;received=6.6.6.6", via);
+            let response = respond(&request, source);
+            response.lines().nth(1).unwrap().to_owned()
+        };
+        let via = |rest: &str| format!("Via: SIP/2.0/UDP {rest}");
+        assert_eq!(
+            top("h", "192.0.2.1:9"),
+            via("h;branch=z9hG4bKa;received=192.0.2.1")
+        );
+        assert_eq!(
+            top("192.0.2.2", "192.0.2.1:9"),
+            via("192.0.2.2;branch=z9hG4bKa;received=192.0.2.1")
+        );
+        assert_eq!(
+            top("192.0.2.1;rport", "192.0.2.1:9"),
+            via("192.0.2.1;branch=z9hG4bKa;received=192.0.2.1;rport=9")
+        );
+        assert_eq!(
+            top("[2001:db8::1]", "[2001:db8::1]:9"),
+            via("[2001:db8::1];branch=z9hG4bKa")
+        );
+        assert_eq!(
+            top("h", "[2001:db8::1]:9"),
+            via("h;branch=z9hG4bKa;received=2001:db8::1")
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_answered_is_not() {
+        let unanswered = |text: &str| {
+            let message = scan(text.as_bytes()).unwrap();
+            let source = "192.0.2.1:9".parse().unwrap();
+            Responder::new(&message, 400, source)
+                .begin(&mut Vec::new())
+                .unwrap_err()
+        };
+        assert_eq!(
+            unanswered(&REQUEST.replace("CSeq", "X")),
+            Unanswerable::NoTransaction
+        );
+        assert_eq!(
+            unanswered("OPTIONS sip:a SIP/2.0\r\nCSeq: 1 OPTIONS\r\n\r\n"),
+            Unanswerable::NoTransaction
+        );
+        assert_eq!(
+            unanswered(&REQUEST.replace("OPTIONS", "ACK")),
+            Unanswerable::Ack
+        );
+        assert_eq!(unanswered("SIP/2.0 200 OK\r\n\r\n"), Unanswerable::Response);
+    }
+
+    #[test]
+    fn a_warning_cannot_leave_its_quotes() {
+        let message = scan(REQUEST.as_bytes()).unwrap();
+        let mut out = Vec::new();
+        let mut response = Responder::new(&message, 400, "192.0.2.1:9".parse().unwrap())
+            .begin(&mut out)
+            .unwrap();
+        response.warning("fanfare", "a \"b\"\r\nX: \\").finish();
+        let text = String::from_utf8(out).unwrap();
+        assert!(
+            text.contains("\r\nWarning: 399 fanfare \"a \\\"b\\\" X: \\\\\"\r\n"),
+            "{text}"
+        );
+    }
+}

@@ -18,7 +18,7 @@ fn read(file: &str) -> Vec<u8> {
 }
 
 fn answered(message: &Message<'_>, status: Option<u16>) -> Expected {
-    let source: SocketAddr = "192.0.2.7:5070".parse().unwrap();
+    let source: SocketAddr = "192.0.2.7:5070".parse().expect("an address");
     let mut out = Vec::new();
     let Some(status) = status else {
         return Expected::Dropped;

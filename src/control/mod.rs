@@ -1,0 +1,390 @@
+//! The control thread: the compositor, connections, lookups of names, signals, and the end. It serves no datagram; what
+//! it changes reaches the shards as views and messages.
+
+pub mod connections;
+pub mod resolver;
+pub mod stream;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::TcpListener;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use hickory_resolver::TokioResolver;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{sleep_until, timeout};
+use tracing::{info, warn};
+
+use crate::compositor::{Compositor, Now};
+use crate::config::TcpBounds;
+use crate::counters::counters;
+use crate::info::View;
+use crate::notifier::Effect;
+use crate::notifier::names::{Location, Target};
+use crate::shard::{FromShard, Report, ShardHandle, ToShard};
+use crate::wire::{Datagram, Flow};
+use connections::{Connections, SWEEP_EVERY};
+use stream::Listener;
+
+/// SUBSCRIBEs that may wait for lookups.
+const PARKED_MOST: usize = 4_096;
+/// Lookups under way at once.
+const LOOKUPS_MOST: usize = 256;
+/// A lookup is given up after this: its SUBSCRIBE is then refused.
+const LOOKUP_WITHIN: Duration = Duration::from_secs(3);
+/// At the end, answers are waited for so long.
+const DRAIN_WITHIN: Duration = Duration::from_secs(2);
+/// What a full shard did not take is offered again after this.
+const OFFER_AGAIN: Duration = Duration::from_millis(2);
+/// Counters are waited for so long; a shard that is busier is left out.
+const REPORT_WITHIN: Duration = Duration::from_millis(500);
+
+counters! {
+    /// Lookups of names begun.
+    lookups,
+    /// SUBSCRIBEs dropped because too many waited for lookups.
+    lookup_overflows,
+    /// Answers to PUBLISH that a shard had no room for.
+    answers_dropped,
+}
+
+/// What the control thread needs to begin.
+#[derive(Debug)]
+pub struct Parts {
+    pub compositor: Compositor,
+    pub shards: Vec<ShardHandle>,
+    pub from_shards: mpsc::Receiver<FromShard>,
+    /// One listener for each listening address, in the order of `Flow::local`.
+    pub listeners: Vec<TcpListener>,
+    pub tcp: TcpBounds,
+    /// Names in Contacts and routes are looked up.
+    pub resolve: bool,
+    /// Times count from here, the same as the shards'.
+    pub start: Instant,
+}
+
+/// The control thread's state.
+#[derive(Debug)]
+pub struct Control {
+    compositor: Compositor,
+    shards: Vec<ShardHandle>,
+    from_shards: mpsc::Receiver<FromShard>,
+    connections: Rc<Connections>,
+    lookups: Rc<Lookups>,
+    /// Views that a full shard has still to be given, the newest of each domain.
+    owed: HashMap<(usize, u16), Arc<View>>,
+    start: Instant,
+    counters: Counters,
+}
+
+/// Names being looked up, and what waits for them.
+#[derive(Debug)]
+struct Lookups {
+    resolver: Option<TokioResolver>,
+    waiting: RefCell<HashMap<(u8, Target), Vec<(Flow, Vec<u8>)>>>,
+}
+
+enum Next {
+    Shard(Option<FromShard>),
+    Tick,
+    Counters,
+    End,
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    report: Signal,
+}
+
+impl Control {
+    /// Must be called within the runtime: takes up listening.
+    pub fn begin(parts: Parts, uring: bool) -> std::io::Result<Control> {
+        let connections = Connections::new(uring, parts.tcp, parts.shards.clone());
+        for (local, socket) in parts.listeners.into_iter().enumerate() {
+            let listener = Listener::new(uring, socket)?;
+            tokio::task::spawn_local(connections.clone().accept(local as u16, listener));
+        }
+        let resolver = if parts.resolve { resolver() } else { None };
+        Ok(Control {
+            compositor: parts.compositor,
+            shards: parts.shards,
+            from_shards: parts.from_shards,
+            connections,
+            lookups: Rc::new(Lookups {
+                resolver,
+                waiting: RefCell::default(),
+            }),
+            owed: HashMap::new(),
+            start: parts.start,
+            counters: Counters::default(),
+        })
+    }
+
+    /// Serves until SIGTERM or SIGINT, ends every subscription, and stops the shards. `ready` is called once signals are
+    /// caught. A second signal ends the process at once.
+    pub async fn run(mut self, ready: impl FnOnce()) -> std::io::Result<()> {
+        let mut signals = Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            report: signal(SignalKind::user_defined1())?,
+        };
+        let mut sweep = Instant::now() + SWEEP_EVERY;
+        ready();
+        loop {
+            let wake = self.next_deadline().unwrap_or(sweep).min(sweep);
+            let next = tokio::select! {
+                message = self.from_shards.recv() => Next::Shard(message),
+                () = sleep_until(wake.into()) => Next::Tick,
+                _ = signals.report.recv() => Next::Counters,
+                _ = signals.terminate.recv() => Next::End,
+                _ = signals.interrupt.recv() => Next::End,
+            };
+            match next {
+                Next::Shard(Some(message)) => self.take(message),
+                Next::Shard(None) => return Err(std::io::Error::other("every shard has ended")),
+                Next::Tick => {}
+                Next::Counters => self.log_counters().await,
+                Next::End => break,
+            }
+            if Instant::now() >= sweep {
+                self.connections.sweep(Instant::now());
+                sweep = Instant::now() + SWEEP_EVERY;
+            }
+            self.compositor.tick(self.now());
+            self.broadcast();
+        }
+        tokio::task::spawn_local(async move {
+            tokio::select! {
+                _ = signals.terminate.recv() => {}
+                _ = signals.interrupt.recv() => {}
+            }
+            std::process::exit(1);
+        });
+        self.drain().await;
+        self.log_counters().await;
+        for shard in 0..self.shards.len() {
+            self.insist(shard, ToShard::Stop).await;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Now {
+        let unix = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default();
+        Now {
+            mono_ms: self.start.elapsed().as_millis() as u64,
+            unix_ms: unix.as_millis() as u64,
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        if !self.owed.is_empty() {
+            return Some(Instant::now() + OFFER_AGAIN);
+        }
+        self.compositor
+            .next_deadline()
+            .map(|due_ms| self.start + Duration::from_millis(due_ms))
+    }
+
+    fn take(&mut self, message: FromShard) {
+        match message {
+            FromShard::Effect { shard, effect } => self.effect(shard, effect),
+            // A report or an end that came after its time.
+            FromShard::Report(_) | FromShard::Drained(_) => {}
+        }
+    }
+
+    fn effect(&mut self, shard: u8, effect: Effect) {
+        match effect {
+            Effect::Stream(message) => self.connections.send(&message),
+            Effect::Publish { flow, bytes } => self.publish(shard, flow, &bytes),
+            Effect::Locate {
+                target,
+                flow,
+                bytes,
+            } => self.locate(shard, target, flow, bytes),
+            Effect::HandOver { .. } => unreachable!("shards hand over among themselves"),
+        }
+    }
+
+    fn publish(&mut self, shard: u8, flow: Flow, bytes: &[u8]) {
+        let mut response = Vec::new();
+        self.compositor
+            .publish(self.now(), flow.peer, bytes, &mut response);
+        if response.is_empty() {
+            return;
+        }
+        if flow.transport.is_reliable() {
+            return self.connections.send(&Datagram {
+                flow,
+                head: response,
+                tail: None,
+            });
+        }
+        let answer = ToShard::Send {
+            flow,
+            bytes: response,
+        };
+        if self.shards[usize::from(shard)].tell(answer).is_err() {
+            self.counters.answers_dropped += 1;
+        }
+    }
+
+    /// Gives changed views to all shards; what a full one does not take is kept, the newest only.
+    fn broadcast(&mut self) {
+        for (domain, view) in self.compositor.take_changed() {
+            for shard in 0..self.shards.len() {
+                self.owed.insert((shard, domain), view.clone());
+            }
+        }
+        let shards = &self.shards;
+        self.owed.retain(|&(shard, domain), view| {
+            shards[shard]
+                .tell(ToShard::View {
+                    domain,
+                    view: view.clone(),
+                })
+                .is_err()
+        });
+    }
+
+    fn locate(&mut self, shard: u8, target: Target, flow: Flow, bytes: Vec<u8>) {
+        let mut waiting = self.lookups.waiting.borrow_mut();
+        let parked: usize = waiting.values().map(Vec::len).sum();
+        let key = (shard, target.clone());
+        let is_new = !waiting.contains_key(&key);
+        if parked >= PARKED_MOST || (is_new && waiting.len() >= LOOKUPS_MOST) {
+            self.counters.lookup_overflows += 1;
+            return;
+        }
+        waiting.entry(key).or_default().push((flow, bytes));
+        drop(waiting);
+        if is_new {
+            self.counters.lookups += 1;
+            let handle = self.shards[usize::from(shard)].clone();
+            tokio::task::spawn_local(self.lookups.clone().look_up(shard, handle, target));
+        }
+    }
+
+    /// Ends every subscription, and waits for the answers.
+    async fn drain(&mut self) {
+        info!("ending all subscriptions");
+        for shard in 0..self.shards.len() {
+            self.insist(shard, ToShard::Drain).await;
+        }
+        let mut left = self.shards.len();
+        let deadline = Instant::now() + DRAIN_WITHIN;
+        while left > 0 || !self.connections.is_flushed() {
+            let Some(wait) = deadline.checked_duration_since(Instant::now()) else {
+                warn!("some subscribers did not answer the last NOTIFY");
+                return;
+            };
+            match timeout(wait.min(Duration::from_millis(20)), self.from_shards.recv()).await {
+                Ok(Some(FromShard::Drained(_))) => left -= 1,
+                Ok(Some(message)) => self.take(message),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Tells a shard something that must not be lost.
+    async fn insist(&mut self, shard: usize, message: ToShard) {
+        let mut message = message;
+        while let Err(back) = self.shards[shard].tell(message) {
+            if self.shards[shard].inbox.is_empty() {
+                // The shard has ended: nobody will take it.
+                return;
+            }
+            message = back;
+            tokio::time::sleep(OFFER_AGAIN).await;
+        }
+    }
+
+    /// One line with every counter that is not zero.
+    async fn log_counters(&mut self) {
+        let mut reports: Vec<Report> = Vec::new();
+        let mut asked = 0;
+        for shard in &self.shards {
+            asked += usize::from(shard.tell(ToShard::Report).is_ok());
+        }
+        let deadline = Instant::now() + REPORT_WITHIN;
+        while reports.len() < asked {
+            let Some(wait) = deadline.checked_duration_since(Instant::now()) else {
+                break;
+            };
+            match timeout(wait, self.from_shards.recv()).await {
+                Ok(Some(FromShard::Report(report))) => reports.push(report),
+                Ok(Some(message)) => self.take(message),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        info!("{}", self.counters_line(&reports));
+    }
+
+    fn counters_line(&self, reports: &[Report]) -> String {
+        let mut notifier = crate::notifier::counters::Counters::default();
+        let mut io = crate::shard::Counters::default();
+        for report in reports {
+            notifier.add(&report.notifier);
+            io.add(&report.io);
+        }
+        let live: usize = reports.iter().map(|report| report.live).sum();
+        let mut line = format!("counters shards={} live={live}", reports.len());
+        let connections = self.connections.counters();
+        let all = notifier
+            .each()
+            .chain(io.each())
+            .chain(connections.each())
+            .chain(self.counters.each());
+        for (name, count) in all.filter(|&(_, count)| count > 0) {
+            line.push_str(&format!(" {name}={count}"));
+        }
+        line
+    }
+}
+
+/// A resolver by the system's configuration.
+fn resolver() -> Option<TokioResolver> {
+    match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
+        Ok(resolver) => Some(resolver),
+        Err(error) => {
+            warn!(%error, "no resolver: Contacts with names are refused");
+            None
+        }
+    }
+}
+
+impl Lookups {
+    async fn look_up(self: Rc<Self>, shard: u8, handle: ShardHandle, target: Target) {
+        let nowhere = Location {
+            addresses: Vec::new(),
+            ttl_ms: 0,
+        };
+        let location = match &self.resolver {
+            Some(resolver) => timeout(LOOKUP_WITHIN, resolver::locate(resolver, &target))
+                .await
+                .unwrap_or(nowhere),
+            None => nowhere,
+        };
+        let waiting = self
+            .waiting
+            .borrow_mut()
+            .remove(&(shard, target.clone()))
+            .unwrap_or_default();
+        let mut message = ToShard::Located {
+            target,
+            location,
+            waiting,
+        };
+        while let Err(back) = handle.tell(message) {
+            message = back;
+            tokio::time::sleep(OFFER_AGAIN).await;
+        }
+    }
+}

@@ -616,7 +616,10 @@ fn print(trace: &Option<String>, now_ms: u64, shard: u8, datagram: &Datagram) {
     let bytes = datagram.to_vec();
     let text = String::from_utf8_lossy(&bytes);
     if text.contains(trace.as_str()) {
-        println!("---- {now_ms} ms, shard {shard}, {:?}\n{text}", datagram.flow);
+        println!(
+            "---- {now_ms} ms, shard {shard}, {:?}\n{text}",
+            datagram.flow
+        );
     }
 }
 

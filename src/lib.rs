@@ -18,6 +18,7 @@
 //! | [`sip`] | bytes to meaning and back (RFC 3261) | sockets, time, subscriptions |
 //! | [`wire`] | flows and datagrams, which `io` and `notifier` both speak of | everything else |
 
+pub mod client;
 pub mod compositor;
 pub mod config;
 pub mod control;
@@ -25,8 +26,15 @@ mod counters;
 #[doc = include_str!("event-package.md")]
 pub mod info;
 pub mod io;
+pub mod load;
 pub mod notifier;
+pub mod publish;
+pub mod publisher;
 pub mod server;
+pub mod session;
 pub mod shard;
 pub mod sip;
+pub mod subscriber;
+pub mod tool;
+pub mod watch;
 pub mod wire;

@@ -11,6 +11,9 @@
 //! | [`control`] | the control thread: TCP, compositor, lookups, signals | datagrams |
 //! | [`shard`] | one core's turn: joins `io` and `notifier` | SIP, views |
 //! | [`config`] | file and flags to one checked [`config::Config`] | what the settings do |
+//! | [`publish`], [`watch`] | the tools: an agent, a socket and a terminal | the protocol |
+//! | [`session`], [`tool`], [`load`] | what drives an agent; what the tools share; this machine's load | the protocol |
+//! | [`publisher`], [`subscriber`], [`client`] | the other side: publication and subscription as pure cores | sockets, clocks |
 //! | [`notifier`] | one shard of subscriptions (RFC 6665) | sockets, threads, clocks |
 //! | [`compositor`] | publications, leases, entity-tags to views (RFC 3903) | subscribers |
 //! | [`info`] | servers, views, changes, filters, documents | who reads them |

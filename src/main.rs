@@ -37,8 +37,6 @@ enum Command {
 
 #[derive(Debug, thiserror::Error)]
 enum Failure {
-    #[error("{0}")]
-    Usage(String),
     #[error(transparent)]
     Config(#[from] config::ConfigError),
     #[error(transparent)]
@@ -51,7 +49,7 @@ impl Failure {
     /// 2: what was asked cannot be done here; 1: it was begun and failed; 3: a tool's peer was silent.
     fn exit_status(&self) -> u8 {
         match self {
-            Failure::Usage(_) | Failure::Config(_) => 2,
+            Failure::Config(_) => 2,
             Failure::Server(error) if error.is_configuration() => 2,
             Failure::Server(_) => 1,
             Failure::Tool(error) => error.exit_status(),
@@ -61,7 +59,11 @@ impl Failure {
 
 fn main() -> ExitCode {
     log();
-    match run() {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return help(&error),
+    };
+    match run(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             eprintln!("fanfare: {failure}");
@@ -70,9 +72,8 @@ fn main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), Failure> {
-    let Some(cli) = parse()? else { return Ok(()) };
-    match cli.command {
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Serve(arguments) => {
             let config = Config::new(&arguments)?;
             for caution in config.cautions() {
@@ -86,22 +87,14 @@ fn run() -> Result<(), Failure> {
     Ok(())
 }
 
-/// `None`: what was asked for was help or the version, and is printed.
-fn parse() -> Result<Option<Cli>, Failure> {
-    let error = match Cli::try_parse() {
-        Ok(cli) => return Ok(Some(cli)),
-        Err(error) => error,
-    };
-    let is_help = matches!(
-        error.kind(),
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion
-    );
-    if is_help || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // Whoever closed the other end has read enough.
-        let _ = error.print();
-        return Ok(None);
+/// Help where it was asked for or nothing was; else what is wrong with the arguments.
+fn help(error: &clap::Error) -> ExitCode {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    match error.kind() {
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => eprintln!("fanfare: {}", tool::one_line(&error.to_string())),
     }
-    Err(Failure::Usage(tool::one_line(&error.to_string())))
+    ExitCode::from(2)
 }
 
 fn log() {

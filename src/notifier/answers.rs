@@ -124,8 +124,7 @@ impl Notifier {
         }
     }
 
-    /// RFC 3261 12.2.1.2: a 2xx to a target refresh request replaces the remote target by its Contact. The new one has
-    /// still to prove that it wants NOTIFYs, so it gets one at once.
+    /// RFC 3261 12.2.1.2: a 2xx to a target refresh request replaces the remote target by its Contact.
     fn adopt_target(&mut self, now_ms: u64, slot: u32, contact: &[u8]) {
         let Some(contact) = NameAddr::parse(contact) else {
             return;
@@ -143,8 +142,13 @@ impl Notifier {
             return;
         };
         self.move_to(slot, hop, contact.uri);
+        self.let_prove(now_ms, slot);
+    }
+
+    /// A next hop that has still to prove that it wants NOTIFYs gets one at once: changes are told only to those that did.
+    fn let_prove(&mut self, now_ms: u64, slot: u32) {
         let subscription = self.slots.get_mut(slot);
-        if !subscription.flags.proven {
+        if !subscription.flags.proven && subscription.owed == Owed::Nothing {
             subscription.owed = Owed::Full;
             subscription.retry_ms = now_ms;
             self.queue_first(slot);
@@ -248,6 +252,8 @@ impl Notifier {
                     if failed {
                         self.counters.transport_errors += 1;
                         self.failed(now_ms, slot, Some(0));
+                    } else {
+                        self.let_prove(now_ms, slot);
                     }
                 }
                 _ => self.unreachable_slot(now_ms, slot),

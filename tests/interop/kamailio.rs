@@ -8,7 +8,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::sipp::Transport;
-use crate::support::{Node, Process, free_port, wait_until};
+use crate::support::{Node, PATIENCE, Process, free_port, wait_until};
 
 /// How often another port is tried where somebody else took the one that was free.
 const PORT_TRIES: usize = 5;
@@ -25,9 +25,14 @@ pub struct Kamailio {
 impl Kamailio {
     /// A proxy that sends requests outside a dialog to the node, by this transport.
     pub fn before(node: &Node, transport: Transport) -> Kamailio {
+        Kamailio::idle(node, transport, Duration::from_secs(600))
+    }
+
+    /// The same; it closes connections that carried nothing for so long.
+    pub fn idle(node: &Node, transport: Transport, idle: Duration) -> Kamailio {
         let mut said = String::new();
         for _ in 0..PORT_TRIES {
-            match Kamailio::start(node, transport) {
+            match Kamailio::start(node, transport, idle) {
                 Ok(kamailio) => return kamailio,
                 Err(stderr) => said = stderr,
             }
@@ -36,7 +41,7 @@ impl Kamailio {
     }
 
     /// What it said, if it ended.
-    fn start(node: &Node, transport: Transport) -> Result<Kamailio, String> {
+    fn start(node: &Node, transport: Transport, idle: Duration) -> Result<Kamailio, String> {
         let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
         let directory = tempfile::tempdir().expect("a temporary directory");
         let path = directory.path();
@@ -45,13 +50,14 @@ impl Kamailio {
             transport.of(node),
             transport.name()
         );
+        let idle = format!("IDLE={}", idle.as_secs());
         let mut command = Command::new("kamailio");
         command
             .args([
                 "-f",
                 concat!(env!("CARGO_MANIFEST_DIR"), "/tests/interop/kamailio.cfg"),
             ])
-            .args(["-DD", "-E", "-m", "32", "-M", "4", "-A", &next])
+            .args(["-DD", "-E", "-m", "32", "-M", "4", "-A", &next, "-A", &idle])
             .args([
                 "-l",
                 &format!("udp:{address}"),
@@ -119,7 +125,6 @@ impl Drop for Kamailio {
     fn drop(&mut self) {
         // Its children end with it only if it is told to end.
         self.process.signal(Signal::TERM);
-        let stuck = || "Kamailio does not end".to_owned();
-        wait_until(&stuck, || self.process.ended());
+        self.process.wait_at_most(PATIENCE);
     }
 }

@@ -1,10 +1,14 @@
 //! SIPp behind Kamailio: route sets and stacks of Via header fields as they are in the field.
 
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
 use crate::kamailio::Kamailio;
 use crate::publishers::publish;
 use crate::quiet_node;
 use crate::sipp::{Message, Sipp, Transport};
-use crate::support::Node;
+use crate::support::{Node, wait_until};
 
 #[test]
 fn subscribes_through_a_proxy_over_udp() {
@@ -54,6 +58,34 @@ fn twenty_subscribers_behind_a_proxy_hear_a_change() {
     let messages = finish(hear, &node, &proxy);
     came_through(&proxy, &messages, 2 * SUBSCRIBERS);
     node.wait_for("acknowledged", 2 * SUBSCRIBERS as u64);
+}
+
+#[test]
+fn a_connection_that_the_proxy_closed_is_opened_anew() {
+    let node = quiet_node();
+    let proxy = Kamailio::idle(&node, Transport::Tcp, Duration::from_secs(2));
+    let hear = Sipp::start("hear_at_last", Transport::Udp, proxy.address, &[]);
+    node.wait_for("acknowledged", 1);
+    let lasting = || format!("the connection lasts:\n{}", node.stderr());
+    wait_until(&lasting, || (!is_connected_to(node.tcp)).then_some(()));
+    // Another connection to the same proxy has to prove itself first.
+    node.wait_for("acknowledged", 2);
+    publish(&node, Transport::Udp, "300");
+    finish(hear, &node, &proxy);
+    let counters = node.counters();
+    assert!(counters.get("opened") > 0, "{}", node.stderr());
+    assert_eq!(counters.get("removed"), 0, "{}", node.stderr());
+}
+
+/// Whether anybody holds a connection to this listener.
+fn is_connected_to(listener: SocketAddr) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").expect("a table of connections");
+    let port = format!(":{:04X}", listener.port());
+    // Columns: number, local address, remote address, state; 01 is established.
+    table.lines().any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.get(2).is_some_and(|remote| remote.ends_with(&port)) && fields.get(3) == Some(&"01")
+    })
 }
 
 fn finish(subscriber: Sipp, node: &Node, proxy: &Kamailio) -> Vec<Message> {

@@ -89,6 +89,14 @@ impl Process {
     pub fn ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("a child can be waited for")
     }
+
+    /// Waits for its end, which may not come.
+    pub fn wait_at_most(&mut self, patience: Duration) {
+        let deadline = Instant::now() + patience;
+        while self.ended().is_none() && Instant::now() < deadline {
+            thread::sleep(POLL_EVERY);
+        }
+    }
 }
 
 impl Drop for Process {

@@ -18,7 +18,9 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .init();
     let Command::Serve(arguments) = Command::parse();
     let config = match Config::new(&arguments) {
         Ok(config) => config,

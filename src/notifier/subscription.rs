@@ -66,6 +66,9 @@ pub struct Transaction {
     pub body: Option<u32>,
     pub tag: u64,
     pub expires_s: u32,
+    /// The rates as they were: a refresh answered 204 may change them while the NOTIFY is outstanding.
+    pub max_rate: Option<Rate>,
+    pub min_rate: Option<Rate>,
     /// Subscription-State says `terminated`.
     pub last: bool,
     pub offer: Offer,
@@ -359,6 +362,8 @@ mod tests {
             body: None,
             tag: 0,
             expires_s: 1,
+            max_rate: None,
+            min_rate: None,
             last: false,
             offer: Offer::Nothing,
             began_ms: 0,

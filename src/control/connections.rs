@@ -219,8 +219,10 @@ impl Connections {
             Ok(Err(_)) | Err(_) => {
                 self.counters.borrow_mut().connect_failures += 1;
                 self.forget(&connection);
-                self.tell_all(|flow| ToShard::Unreachable(flow), connection.flow)
-                    .await;
+                for shard in &self.shards {
+                    self.tell(shard, ToShard::Unreachable(connection.flow))
+                        .await;
+                }
             }
         }
     }
@@ -239,8 +241,12 @@ impl Connections {
         // The writer ends because the stream is shut down; it fails only if it panicked, which ends the process.
         let _ = writer.await;
         self.forget(&connection);
-        self.tell_all(|flow| ToShard::Disconnected(flow), connection.flow)
-            .await;
+        // By the way that its messages took, so that the end comes after the last of them.
+        self.tell(
+            self.reader_of(&connection),
+            ToShard::Closed(connection.flow),
+        )
+        .await;
     }
 
     async fn write(connection: Rc<Connection>, stream: Rc<Stream>) {
@@ -306,24 +312,23 @@ impl Connections {
             connection: connection.number,
             ..connection.flow
         };
-        let shard = &self.shards[(connection.number % self.shards.len() as u64) as usize];
-        let mut message = ToShard::Message {
+        let message = ToShard::Message {
             flow,
             bytes: bytes.to_vec(),
         };
+        self.tell(self.reader_of(connection), message).await;
+    }
+
+    /// The shard that is given what arrives on a connection.
+    fn reader_of(&self, connection: &Connection) -> &ShardHandle {
+        &self.shards[(connection.number % self.shards.len() as u64) as usize]
+    }
+
+    async fn tell(&self, shard: &ShardHandle, message: ToShard) {
+        let mut message = message;
         while let Err(back) = shard.tell(message) {
             message = back;
             tokio::time::sleep(OFFER_AGAIN).await;
-        }
-    }
-
-    async fn tell_all(&self, make: impl Fn(Flow) -> ToShard, flow: Flow) {
-        for shard in &self.shards {
-            let mut message = make(flow);
-            while let Err(back) = shard.tell(message) {
-                message = back;
-                tokio::time::sleep(OFFER_AGAIN).await;
-            }
         }
     }
 

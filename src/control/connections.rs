@@ -197,8 +197,10 @@ impl Connections {
             None => {
                 self.counters.borrow_mut().connect_failures += 1;
                 self.forget(&connection);
-                self.tell_all(|| ToShard::Unreachable(connection.flow))
-                    .await;
+                for shard in &self.shards {
+                    self.tell(shard, ToShard::Unreachable(connection.flow))
+                        .await;
+                }
             }
         }
     }
@@ -271,35 +273,34 @@ impl Connections {
             connection: connection.number,
             ..connection.flow
         };
-        let shard = &self.shards[(connection.number % self.shards.len() as u64) as usize];
-        let mut message = ToShard::Message { flow, bytes };
-        while let Err(back) = shard.tell(message) {
-            message = back;
-            tokio::time::sleep(OFFER_AGAIN).await;
-        }
+        let message = ToShard::Message { flow, bytes };
+        self.tell(self.reader_of(connection), message).await;
+    }
+
+    /// The shard that is given what arrives on a connection.
+    fn reader_of(&self, connection: &Connection) -> &ShardHandle {
+        &self.shards[(connection.number % self.shards.len() as u64) as usize]
     }
 
     /// Tells the shards that a connection is gone, by both names that it may have: what arrived on it named it by its
-    /// number even if it was opened to a Contact.
+    /// number even if it was opened to a Contact. By the way that its messages took, so that the end comes after the
+    /// last of them.
     async fn tell_gone(&self, connection: &Connection) {
         let flow = connection.flow;
-        self.tell_all(|| ToShard::Disconnected(flow)).await;
+        let reader = self.reader_of(connection);
+        self.tell(reader, ToShard::Closed(flow)).await;
         if flow.connection == 0 {
-            let numbered = Flow {
-                connection: connection.number,
-                ..flow
-            };
-            self.tell_all(|| ToShard::Disconnected(numbered)).await;
+            let connection = connection.number;
+            self.tell(reader, ToShard::Closed(Flow { connection, ..flow }))
+                .await;
         }
     }
 
-    async fn tell_all(&self, make: impl Fn() -> ToShard) {
-        for shard in &self.shards {
-            let mut message = make();
-            while let Err(back) = shard.tell(message) {
-                message = back;
-                tokio::time::sleep(OFFER_AGAIN).await;
-            }
+    async fn tell(&self, shard: &ShardHandle, message: ToShard) {
+        let mut message = message;
+        while let Err(back) = shard.tell(message) {
+            message = back;
+            tokio::time::sleep(OFFER_AGAIN).await;
         }
     }
 

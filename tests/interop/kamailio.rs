@@ -92,11 +92,13 @@ impl Kamailio {
         self.process.stderr()
     }
 
-    /// How many requests of this method it passed on by their Route header field.
-    pub fn routed(&self, method: &str) -> usize {
-        self.log()
-            .matches(&format!("routed {method} by Route"))
-            .count()
+    /// Waits until it has told of so many requests of this method that it passed on by their Route header field.
+    pub fn wait_for_routed(&self, method: &str, count: usize) {
+        let told = format!("routed {method} by Route");
+        let short = || format!("not {count} times {told}:\n{}", self.log());
+        wait_until(&short, || {
+            (self.log().matches(&told).count() >= count).then_some(())
+        });
     }
 }
 

@@ -37,14 +37,14 @@ fn lives_behind_a_proxy(outside: Transport, inside: Transport) {
     let messages = finish(subscriber, &node, &proxy);
     came_through(&proxy, &messages, 3);
     // The refresh, the end, and the one for a dialog that is gone.
-    assert_eq!(proxy.routed("SUBSCRIBE"), 3, "{}", proxy.log());
+    proxy.wait_for_routed("SUBSCRIBE", 3);
     let recorded = if outside == inside { 1 } else { 2 };
     let accepted = messages
         .iter()
         .find(|message| message.text.starts_with("SIP/2.0 200"))
         .expect("a 200");
     assert_eq!(accepted.fields("Record-Route").count(), recorded);
-    assert_eq!(node.counters().get("acknowledged"), 3, "{}", node.stderr());
+    node.wait_for("acknowledged", 3);
 }
 
 #[test]
@@ -112,5 +112,5 @@ fn came_through(proxy: &Kamailio, messages: &[Message], count: usize) {
         assert_eq!(notify.fields("Route").count(), 0, "{}", notify.text);
     }
     assert!(notifies.len() >= count, "{} NOTIFYs", notifies.len());
-    assert!(proxy.routed("NOTIFY") >= count, "{}", proxy.log());
+    proxy.wait_for_routed("NOTIFY", count);
 }

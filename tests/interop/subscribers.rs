@@ -11,12 +11,11 @@ fn subscribes_refreshes_and_unsubscribes() {
     for transport in Transport::BOTH {
         run("lifecycle", transport, &node, &[]);
     }
-    let counters = node.counters();
+    let counters = node.wait_for("acknowledged", 6);
     for (name, count) in [
         ("subscribed", 2),
         ("refreshed", 4),
         ("unsubscribed", 2),
-        ("acknowledged", 6),
         ("removed", 0),
         ("live", 0),
     ] {

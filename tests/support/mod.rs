@@ -191,12 +191,21 @@ impl Node {
         }
     }
 
-    /// Waits until a counter has come to `count`.
-    pub fn wait_for(&self, name: &str, count: u64) {
-        let missing = || format!("{name} is not yet {count}:\n{}", self.stderr());
-        wait_until(&missing, || {
-            (self.counters().get(name) >= count).then_some(())
-        });
+    /// Waits until a counter has come to `count`; what was counted then.
+    pub fn wait_for(&self, name: &str, count: u64) -> Counters {
+        self.wait_while(name, |counters| counters.get(name) < count)
+    }
+
+    /// Waits until no subscription lives; what was counted then.
+    pub fn wait_for_nobody(&self) -> Counters {
+        self.wait_while("live", |counters| counters.get("live") > 0)
+    }
+
+    fn wait_while(&self, name: &str, is_short: impl Fn(&Counters) -> bool) -> Counters {
+        let short = || format!("waited in vain for {name}:\n{}", self.stderr());
+        wait_until(&short, || {
+            Some(self.counters()).filter(|counters| !is_short(counters))
+        })
     }
 
     /// SIGTERM, and how the node ended.

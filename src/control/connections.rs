@@ -52,6 +52,8 @@ counters! {
     bad_streams,
     /// Connections closed because nobody used them.
     idle_closed,
+    /// Connections that ended, for whatever reason.
+    closed,
     /// Messages for a connection that was gone.
     undeliverable,
 }
@@ -225,7 +227,9 @@ impl Connections {
         }
         connection.arrived(None);
         // SIP knows no half-closed connections: NOTIFYs go elsewhere from now on. What was asked before is still answered.
-        self.tell_gone(&connection).await;
+        self.retire(&connection);
+        self.tell_gone(&connection, connection.flow).await;
+        self.counters.borrow_mut().closed += 1;
         if let Some(until) = connection.answers_until() {
             tokio::time::sleep_until(until.into()).await;
         }
@@ -233,8 +237,12 @@ impl Connections {
         // The writer ends because the stream is shut down; it fails only if it panicked, which ends the process.
         self.counters.borrow_mut().undeliverable += writer.await.unwrap_or_default();
         self.forget(&connection);
-        // Once more, for what a shard began on it meanwhile.
-        self.tell_gone(&connection).await;
+        // By its number, for what a shard began on it meanwhile: what arrived named it so even if it was opened to a Contact.
+        let numbered = Flow {
+            connection: connection.number,
+            ..connection.flow
+        };
+        self.tell_gone(&connection, numbered).await;
     }
 
     /// Takes messages off the stream; false when what came is no SIP.
@@ -282,18 +290,11 @@ impl Connections {
         &self.shards[(connection.number % self.shards.len() as u64) as usize]
     }
 
-    /// Tells the shards that a connection is gone, by both names that it may have: what arrived on it named it by its
-    /// number even if it was opened to a Contact. By the way that its messages took, so that the end comes after the
-    /// last of them.
-    async fn tell_gone(&self, connection: &Connection) {
-        let flow = connection.flow;
-        let reader = self.reader_of(connection);
-        self.tell(reader, ToShard::Closed(flow)).await;
-        if flow.connection == 0 {
-            let connection = connection.number;
-            self.tell(reader, ToShard::Closed(Flow { connection, ..flow }))
-                .await;
-        }
+    /// Tells the shards that a connection is gone: by the way that its messages took, so that the end comes after the last
+    /// of them.
+    async fn tell_gone(&self, connection: &Connection, flow: Flow) {
+        self.tell(self.reader_of(connection), ToShard::Closed(flow))
+            .await;
     }
 
     async fn tell(&self, shard: &ShardHandle, message: ToShard) {
@@ -304,21 +305,27 @@ impl Connections {
         }
     }
 
+    /// Messages to its peer go to a new connection from now on.
+    fn retire(&self, connection: &Connection) {
+        let key = (connection.flow.local, connection.flow.peer);
+        let mut outgoing = self.outgoing.borrow_mut();
+        if outgoing.get(&key) == Some(&connection.number) {
+            outgoing.remove(&key);
+        }
+    }
+
     fn forget(&self, connection: &Connection) {
+        self.retire(connection);
         self.open.borrow_mut().remove(&connection.number);
-        let flow = connection.flow;
-        if flow.connection == 0 {
-            let mut outgoing = self.outgoing.borrow_mut();
-            if outgoing.get(&(flow.local, flow.peer)) == Some(&connection.number) {
-                outgoing.remove(&(flow.local, flow.peer));
-            }
+        if connection.flow.connection == 0 {
             return;
         }
         let mut sources = self.sources.borrow_mut();
-        if let Some(count) = sources.get_mut(&flow.peer.ip()) {
+        let source = connection.flow.peer.ip();
+        if let Some(count) = sources.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
-                sources.remove(&flow.peer.ip());
+                sources.remove(&source);
             }
         }
     }

@@ -127,10 +127,12 @@ mod tests {
     }
 
     fn messages(found: &[Framed]) -> Vec<&[u8]> {
-        let message = |framed| match framed {
-            Framed::Message(bytes) => Some(&bytes[..]),
-            _ => None,
-        };
+        fn message(framed: &Framed) -> Option<&[u8]> {
+            match framed {
+                Framed::Message(bytes) => Some(bytes),
+                _ => None,
+            }
+        }
         found.iter().filter_map(message).collect()
     }
 

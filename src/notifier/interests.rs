@@ -8,7 +8,8 @@ use crate::info::{Filter, Format, Projection, View};
 
 /// How many views back a change can be told from; an older base gets a full document.
 pub const VIEWS_KEPT: usize = 64;
-/// At most this many distinct filters and formats over all domains.
+/// At most this many distinct filters over all domains and formats. Who asks for no filter is never turned away by those
+/// who do.
 pub const MOST_INTERESTS: usize = 256;
 
 /// One way to look at one domain.
@@ -91,14 +92,15 @@ impl Interests {
                 .users += 1;
             return Some(number);
         }
+        if key.1.is_some() && self.filtered() >= MOST_INTERESTS {
+            return None;
+        }
         let place = self
             .slots
             .iter()
             .position(Option::is_none)
             .unwrap_or(self.slots.len());
-        let number = u16::try_from(place)
-            .ok()
-            .filter(|_| place < MOST_INTERESTS)?;
+        let number = u16::try_from(place).ok()?;
         self.made += 1;
         let mut interest = Interest {
             uid: self.made,
@@ -116,6 +118,13 @@ impl Interests {
         }
         self.numbers.insert(key, number);
         Some(number)
+    }
+
+    fn filtered(&self) -> usize {
+        let interests = self.slots.iter().flatten();
+        interests
+            .filter(|interest| interest.filter.is_some())
+            .count()
     }
 
     /// One user less; true when it was the last.

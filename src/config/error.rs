@@ -24,19 +24,25 @@ pub enum ConfigError {
         key: String,
     },
     #[error("{given}: not allowed; allowed: {allowed}")]
-    NotAllowed { given: Given, allowed: String },
+    NotAllowed { given: Box<Given>, allowed: String },
     #[error("{given}: covered by {other}; allowed: {allowed}")]
     Repeated {
-        given: Given,
-        other: Given,
+        given: Box<Given>,
+        other: Box<Given>,
         allowed: String,
     },
     #[error("{given}: one too many; allowed: {allowed}")]
-    TooMany { given: Given, allowed: String },
+    TooMany { given: Box<Given>, allowed: String },
     #[error("{greater}: below {lesser}; allowed: no less than that")]
-    BelowLesser { greater: Given, lesser: Given },
+    BelowLesser {
+        greater: Box<Given>,
+        lesser: Box<Given>,
+    },
     #[error(
         "{given}: no default route to learn its address from ({source}); set advertise to the address that others send to"
     )]
-    NoRoute { given: Given, source: io::Error },
+    NoRoute {
+        given: Box<Given>,
+        source: io::Error,
+    },
 }

@@ -13,9 +13,23 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("io", &["wire"]),
     ("compositor", &["sip", "info"]),
     ("notifier", &["counters", "wire", "sip", "info"]),
-    ("publisher", &["sip", "info"]),
-    ("subscriber", &["sip", "info"]),
+    ("client", &["wire", "sip"]),
+    ("publisher", &["wire", "sip", "info", "client"]),
+    ("subscriber", &["wire", "sip", "info", "client"]),
     ("load", &[]),
+    (
+        "tool",
+        &[
+            "wire",
+            "sip",
+            "info",
+            "client",
+            "config",
+            "session",
+            "subscriber",
+        ],
+    ),
+    ("session", &["wire", "sip", "info", "client", "config"]),
     ("config", &["io", "notifier", "wire", "info"]),
     ("shard", &["counters", "wire", "info", "io", "notifier"]),
     (
@@ -44,8 +58,33 @@ const ROOMS: &[(&str, &[&str])] = &[
             "shard",
         ],
     ),
-    ("publish", &["sip", "info", "config", "load", "publisher"]),
-    ("watch", &["sip", "info", "config", "subscriber"]),
+    (
+        "publish",
+        &[
+            "wire",
+            "sip",
+            "info",
+            "client",
+            "config",
+            "load",
+            "publisher",
+            "session",
+            "tool",
+        ],
+    ),
+    (
+        "watch",
+        &[
+            "wire",
+            "sip",
+            "info",
+            "client",
+            "config",
+            "session",
+            "subscriber",
+            "tool",
+        ],
+    ),
 ];
 
 /// What the pure rooms must not touch: clocks, sockets, threads.

@@ -1,20 +1,21 @@
-//! TCP connections: framing by Content-Length (RFC 3261 18.3), bounded in number, idle time, head and write queue. What
-//! arrives goes to a shard, what shards send goes out here. Knows no dialog.
+//! TCP connections: accepted or opened to a Contact, bounded in number, idle time, head and write queue. What arrives
+//! goes to a shard, what shards send goes out here. Knows no dialog.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
-use std::net::SocketAddr;
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::Notify;
-use tracing::{debug, warn};
+use tracing::warn;
 
+use super::connection::{Connection, Overdue};
+use super::framing::{Framed, Framer};
 use super::stream::{Listener, Stream};
 use crate::config::TcpBounds;
 use crate::counters::counters;
 use crate::shard::{ShardHandle, ToShard};
-use crate::sip::scan::{Frame, frame};
 use crate::wire::{Datagram, Flow, Transport};
 
 /// Bytes asked for in one read.
@@ -28,6 +29,11 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How often connections are looked at for idleness.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
 const LOG_EVERY: Duration = Duration::from_secs(1);
+/// RFC 5626 4.4.1: a "ping" is a double CRLF, answered by a single one.
+const PING: usize = 4;
+const PONG: &[u8] = b"\r\n";
+/// No pong waits behind more bytes than these: who does not read needs none.
+const PONG_BEHIND: usize = 4_096;
 
 counters! {
     /// Connections accepted.
@@ -36,8 +42,10 @@ counters! {
     opened,
     /// Connections that could not be opened.
     connect_failures,
-    /// Connections refused because there were too many, or no descriptor was left.
+    /// Connections closed at once because there were too many.
     connections_refused,
+    /// Times accepting failed for want of descriptors or memory.
+    accept_failures,
     /// Connections cut because their peer read too slowly.
     slow_readers,
     /// Connections cut for a message that is none, too long, or unfinished.
@@ -57,26 +65,11 @@ pub struct Connections {
     open: RefCell<HashMap<u64, Rc<Connection>>>,
     /// Connections that were opened to a flow's peer, `connection` 0 in it.
     outgoing: RefCell<HashMap<(u16, SocketAddr), u64>>,
+    /// Accepted connections of each source.
+    sources: RefCell<HashMap<IpAddr, usize>>,
     last_number: Cell<u64>,
     counters: RefCell<Counters>,
     logged: Cell<Option<Instant>>,
-}
-
-#[derive(Debug)]
-struct Connection {
-    number: u64,
-    /// The flow by which shards know it: with `connection` 0 if it was opened for them.
-    flow: Flow,
-    stream: RefCell<Option<Rc<Stream>>>,
-    queue: RefCell<VecDeque<Vec<u8>>>,
-    queued: Cell<usize>,
-    wake: Notify,
-    closed: Cell<bool>,
-    used: Cell<Instant>,
-    /// When the message now arriving began.
-    began: Cell<Option<Instant>>,
-    /// Since when the peer reads nothing of what waits.
-    stalled: Cell<Option<Instant>>,
 }
 
 impl Connections {
@@ -87,6 +80,7 @@ impl Connections {
             shards,
             open: RefCell::default(),
             outgoing: RefCell::default(),
+            sources: RefCell::default(),
             last_number: Cell::new(0),
             counters: RefCell::default(),
             logged: Cell::new(None),
@@ -102,37 +96,34 @@ impl Connections {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => self.accepted(local, stream, peer),
+                // The peer was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
-                    self.counters.borrow_mut().connections_refused += 1;
-                    if self
-                        .logged
-                        .get()
-                        .is_none_or(|logged| logged.elapsed() >= LOG_EVERY)
-                    {
-                        self.logged.set(Some(Instant::now()));
-                        warn!(%error, "cannot accept connections");
-                    }
+                    self.counters.borrow_mut().accept_failures += 1;
+                    self.log(&error);
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                 }
             }
         }
     }
 
+    fn log(&self, error: &io::Error) {
+        let logged = self.logged.get();
+        if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
+            self.logged.set(Some(Instant::now()));
+            warn!(%error, "cannot accept connections");
+        }
+    }
+
     fn accepted(self: &Rc<Self>, local: u16, stream: Stream, peer: SocketAddr) {
-        let same_source = self
-            .open
-            .borrow()
-            .values()
-            .filter(|other| other.flow.peer.ip() == peer.ip())
-            .count();
-        if self.open.borrow().len() >= self.bounds.connections_most
-            || same_source >= self.bounds.network_most
-        {
+        let same_source = self.sources.borrow().get(&peer.ip()).copied();
+        if self.is_full() || same_source.unwrap_or_default() >= self.bounds.network_most {
             self.counters.borrow_mut().connections_refused += 1;
             stream.shutdown();
             return;
         }
         self.counters.borrow_mut().accepted += 1;
+        *self.sources.borrow_mut().entry(peer.ip()).or_default() += 1;
         let number = self.next_number();
         let flow = Flow {
             transport: Transport::Tcp,
@@ -140,8 +131,12 @@ impl Connections {
             peer,
             connection: number,
         };
-        let connection = self.add(number, flow);
+        let connection = self.add(Connection::new(number, flow, Some(Instant::now())));
         tokio::task::spawn_local(self.clone().serve(connection, Rc::new(stream)));
+    }
+
+    fn is_full(&self) -> bool {
+        self.open.borrow().len() >= self.bounds.connections_most
     }
 
     fn next_number(&self) -> u64 {
@@ -149,123 +144,102 @@ impl Connections {
         self.last_number.get()
     }
 
-    fn add(&self, number: u64, flow: Flow) -> Rc<Connection> {
-        let connection = Rc::new(Connection {
-            number,
-            flow,
-            stream: RefCell::default(),
-            queue: RefCell::default(),
-            queued: Cell::new(0),
-            wake: Notify::new(),
-            closed: Cell::new(false),
-            used: Cell::new(Instant::now()),
-            began: Cell::new(Some(Instant::now())),
-            stalled: Cell::new(None),
-        });
-        self.open.borrow_mut().insert(number, connection.clone());
+    fn add(&self, connection: Rc<Connection>) -> Rc<Connection> {
+        let mut open = self.open.borrow_mut();
+        open.insert(connection.number, connection.clone());
         connection
     }
 
     /// Sends a message on its flow: on the connection it belongs to while that lives, with connection 0 on one opened to
-    /// the peer (RFC 3261 18.1.1: an open one is reused).
-    pub fn send(self: &Rc<Self>, message: &Datagram) {
+    /// the peer (RFC 3261 18.1.1: an open one is reused). False if its connection is gone.
+    pub fn send(self: &Rc<Self>, message: &Datagram) -> bool {
         let flow = message.flow;
         let number = match flow.connection {
-            0 => self
-                .outgoing
-                .borrow()
-                .get(&(flow.local, flow.peer))
-                .copied(),
+            0 => {
+                let outgoing = self.outgoing.borrow();
+                outgoing.get(&(flow.local, flow.peer)).copied()
+            }
             number => Some(number),
         };
         let connection = number.and_then(|number| self.open.borrow().get(&number).cloned());
-        let connection = match connection {
+        let connection = match connection.filter(|connection| !connection.is_closed()) {
             Some(connection) => connection,
             None if flow.connection == 0 => self.connect(flow),
             None => {
                 self.counters.borrow_mut().undeliverable += 1;
-                return;
+                return false;
             }
         };
-        let len = message.len();
-        if connection.queued.get() + len > self.bounds.queue_most {
+        if !connection.push(message.to_vec(), self.bounds.queue_most) {
             self.counters.borrow_mut().slow_readers += 1;
-            return self.cut(&connection);
+            connection.cut();
         }
-        connection.queued.set(connection.queued.get() + len);
-        connection.queue.borrow_mut().push_back(message.to_vec());
-        connection.used.set(Instant::now());
-        connection.wake.notify_one();
+        true
     }
 
     fn connect(self: &Rc<Self>, flow: Flow) -> Rc<Connection> {
         let number = self.next_number();
-        let connection = self.add(number, flow);
-        connection.began.set(None);
-        self.outgoing
-            .borrow_mut()
-            .insert((flow.local, flow.peer), number);
-        tokio::task::spawn_local(self.clone().open(connection.clone()));
-        connection
+        let connection = Connection::new(number, flow, None);
+        let mut outgoing = self.outgoing.borrow_mut();
+        outgoing.insert((flow.local, flow.peer), number);
+        // What is beyond the bound is never opened, and told as what cannot be reached.
+        let opening = self.clone().open(connection.clone(), !self.is_full());
+        tokio::task::spawn_local(opening);
+        self.add(connection)
     }
 
-    async fn open(self: Rc<Self>, connection: Rc<Connection>) {
-        let connecting = Stream::connect(self.uring, connection.flow.peer);
-        match tokio::time::timeout(CONNECT_WITHIN, connecting).await {
-            Ok(Ok(stream)) => {
+    async fn open(self: Rc<Self>, connection: Rc<Connection>, is_allowed: bool) {
+        match self.connected(connection.flow.peer, is_allowed).await {
+            Some(stream) => {
                 self.counters.borrow_mut().opened += 1;
                 self.serve(connection, Rc::new(stream)).await;
             }
-            Ok(Err(_)) | Err(_) => {
+            None => {
                 self.counters.borrow_mut().connect_failures += 1;
                 self.forget(&connection);
-                self.tell_all(|flow| ToShard::Unreachable(flow), connection.flow)
-                    .await;
+                for shard in &self.shards {
+                    self.tell(shard, ToShard::Unreachable(connection.flow))
+                        .await;
+                }
             }
         }
+    }
+
+    async fn connected(&self, peer: SocketAddr, is_allowed: bool) -> Option<Stream> {
+        if !is_allowed {
+            return None;
+        }
+        let connecting = Stream::connect(self.uring, peer);
+        tokio::time::timeout(CONNECT_WITHIN, connecting)
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Reads and writes until either end closes.
     async fn serve(self: Rc<Self>, connection: Rc<Connection>, stream: Rc<Stream>) {
-        *connection.stream.borrow_mut() = Some(stream.clone());
-        if connection.closed.get() {
-            stream.shutdown();
-        }
-        let writer = tokio::task::spawn_local(Self::write(connection.clone(), stream.clone()));
+        connection.open(&stream);
+        let writer = tokio::task::spawn_local(connection.clone().write(stream.clone()));
         if !self.read(&connection, &stream).await {
             self.counters.borrow_mut().bad_streams += 1;
         }
-        self.cut(&connection);
-        // The writer ends because the stream is shut down; it fails only if it panicked, which ends the process.
-        let _ = writer.await;
-        self.forget(&connection);
-        self.tell_all(|flow| ToShard::Disconnected(flow), connection.flow)
-            .await;
-    }
-
-    async fn write(connection: Rc<Connection>, stream: Rc<Stream>) {
-        while !connection.closed.get() {
-            let next = connection.queue.borrow_mut().pop_front();
-            let Some(bytes) = next else {
-                connection.wake.notified().await;
-                continue;
-            };
-            let len = bytes.len();
-            connection.stalled.set(Some(Instant::now()));
-            let (written, _) = stream.write_all(bytes).await;
-            connection.stalled.set(None);
-            connection.queued.set(connection.queued.get() - len);
-            if let Err(error) = written {
-                debug!(peer = %connection.flow.peer, %error, "connection broke");
-                connection.closed.set(true);
-                stream.shutdown();
-            }
+        connection.arrived(None);
+        // SIP knows no half-closed connections: NOTIFYs go elsewhere from now on. What was asked before is still answered.
+        self.tell_gone(&connection).await;
+        if let Some(until) = connection.answers_until() {
+            tokio::time::sleep_until(until.into()).await;
         }
+        connection.cut();
+        // The writer ends because the stream is shut down; it fails only if it panicked, which ends the process.
+        self.counters.borrow_mut().undeliverable += writer.await.unwrap_or_default();
+        self.forget(&connection);
+        // Once more, for what a shard began on it meanwhile.
+        self.tell_gone(&connection).await;
     }
 
     /// Takes messages off the stream; false when what came is no SIP.
     async fn read(&self, connection: &Connection, stream: &Stream) -> bool {
-        let mut pending: Vec<u8> = Vec::new();
+        let mut framer = Framer::new(self.bounds.head_most, self.bounds.body_most);
         let mut buffer = Vec::with_capacity(READ_SIZE);
         loop {
             buffer.clear();
@@ -273,73 +247,79 @@ impl Connections {
             buffer = filled;
             match read {
                 Ok(0) | Err(_) => return true,
-                Ok(len) => pending.extend_from_slice(&buffer[..len]),
+                Ok(len) => framer.push(&buffer[..len]),
             }
-            connection.used.set(Instant::now());
-            let mut at = 0;
-            loop {
-                match frame(&pending[at..], self.bounds.head_most, self.bounds.body_most) {
-                    Frame::KeepAlive(len) => at += len,
-                    Frame::Complete(len) => {
-                        self.deliver(connection, &pending[at..at + len]).await;
-                        at += len;
+            let mut began = connection.began();
+            while let Some(framed) = framer.next() {
+                began = None;
+                match framed {
+                    Framed::Message(bytes) => self.deliver(connection, bytes).await,
+                    Framed::KeepAlive(len) if len >= PING => {
+                        connection.push(PONG.to_vec(), PONG_BEHIND);
                     }
-                    Frame::Partial => break,
-                    Frame::Bad(_) => return false,
+                    Framed::KeepAlive(_) => {}
+                    Framed::Bad(_) => return false,
                 }
             }
-            pending.drain(..at);
-            let began = (!pending.is_empty()).then(|| {
-                connection
-                    .began
-                    .get()
-                    .filter(|_| at == 0)
-                    .unwrap_or_else(Instant::now)
-            });
-            connection.began.set(began);
+            let since = || began.unwrap_or_else(Instant::now);
+            connection.arrived(framer.is_amid().then(since));
         }
     }
 
     /// Gives a message to a shard; while that is full, this connection is not read further.
-    async fn deliver(&self, connection: &Connection, bytes: &[u8]) {
+    async fn deliver(&self, connection: &Connection, bytes: Vec<u8>) {
+        connection.asked();
         let flow = Flow {
             connection: connection.number,
             ..connection.flow
         };
-        let shard = &self.shards[(connection.number % self.shards.len() as u64) as usize];
-        let mut message = ToShard::Message {
-            flow,
-            bytes: bytes.to_vec(),
-        };
+        let message = ToShard::Message { flow, bytes };
+        self.tell(self.reader_of(connection), message).await;
+    }
+
+    /// The shard that is given what arrives on a connection.
+    fn reader_of(&self, connection: &Connection) -> &ShardHandle {
+        &self.shards[(connection.number % self.shards.len() as u64) as usize]
+    }
+
+    /// Tells the shards that a connection is gone, by both names that it may have: what arrived on it named it by its
+    /// number even if it was opened to a Contact. By the way that its messages took, so that the end comes after the
+    /// last of them.
+    async fn tell_gone(&self, connection: &Connection) {
+        let flow = connection.flow;
+        let reader = self.reader_of(connection);
+        self.tell(reader, ToShard::Closed(flow)).await;
+        if flow.connection == 0 {
+            let connection = connection.number;
+            self.tell(reader, ToShard::Closed(Flow { connection, ..flow }))
+                .await;
+        }
+    }
+
+    async fn tell(&self, shard: &ShardHandle, message: ToShard) {
+        let mut message = message;
         while let Err(back) = shard.tell(message) {
             message = back;
             tokio::time::sleep(OFFER_AGAIN).await;
         }
     }
 
-    async fn tell_all(&self, make: impl Fn(Flow) -> ToShard, flow: Flow) {
-        for shard in &self.shards {
-            let mut message = make(flow);
-            while let Err(back) = shard.tell(message) {
-                message = back;
-                tokio::time::sleep(OFFER_AGAIN).await;
-            }
-        }
-    }
-
-    fn cut(&self, connection: &Connection) {
-        connection.closed.set(true);
-        connection.wake.notify_one();
-        if let Some(stream) = connection.stream.borrow().as_ref() {
-            stream.shutdown();
-        }
-    }
-
     fn forget(&self, connection: &Connection) {
         self.open.borrow_mut().remove(&connection.number);
-        let key = (connection.flow.local, connection.flow.peer);
-        if self.outgoing.borrow().get(&key) == Some(&connection.number) {
-            self.outgoing.borrow_mut().remove(&key);
+        let flow = connection.flow;
+        if flow.connection == 0 {
+            let mut outgoing = self.outgoing.borrow_mut();
+            if outgoing.get(&(flow.local, flow.peer)) == Some(&connection.number) {
+                outgoing.remove(&(flow.local, flow.peer));
+            }
+            return;
+        }
+        let mut sources = self.sources.borrow_mut();
+        if let Some(count) = sources.get_mut(&flow.peer.ip()) {
+            *count -= 1;
+            if *count == 0 {
+                sources.remove(&flow.peer.ip());
+            }
         }
     }
 
@@ -349,34 +329,22 @@ impl Connections {
         let mut counters = self.counters.borrow_mut();
         let stall = Duration::from_millis(self.bounds.stall_ms);
         let idle = Duration::from_millis(self.bounds.idle_ms);
-        for connection in self
-            .open
-            .borrow()
-            .values()
-            .filter(|connection| !connection.closed.get())
-        {
-            let late = |since: Option<Instant>, most: Duration| {
-                since.is_some_and(|since| now.saturating_duration_since(since) > most)
-            };
-            let count = if late(connection.began.get(), stall) {
-                &mut counters.bad_streams
-            } else if late(connection.stalled.get(), stall) {
-                &mut counters.slow_readers
-            } else if late(Some(connection.used.get()), idle) {
-                &mut counters.idle_closed
-            } else {
-                continue;
-            };
-            *count += 1;
-            self.cut(connection);
+        for connection in self.open.borrow().values() {
+            match connection.overdue(now, stall, idle) {
+                Some(Overdue::Unfinished) => counters.bad_streams += 1,
+                Some(Overdue::Stalled) => counters.slow_readers += 1,
+                Some(Overdue::Idle) => counters.idle_closed += 1,
+                None => continue,
+            }
+            connection.cut();
         }
     }
 
-    /// Whether anything still waits to be written.
+    /// Whether nothing waits to be written any more.
     pub fn is_flushed(&self) -> bool {
         self.open
             .borrow()
             .values()
-            .all(|connection| connection.queued.get() == 0 || connection.closed.get())
+            .all(|connection| connection.is_flushed())
     }
 }

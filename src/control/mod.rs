@@ -1,17 +1,20 @@
 //! The control thread: the compositor, connections, lookups of names, signals, and the end. It serves no datagram; what
 //! it changes reaches the shards as views and messages.
 
+mod connection;
 pub mod connections;
+mod framing;
 pub mod resolver;
 pub mod stream;
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crossbeam_channel::TrySendError;
 use hickory_resolver::TokioResolver;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
@@ -39,6 +42,9 @@ const LOOKUP_WITHIN: Duration = Duration::from_secs(3);
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// What a full shard did not take is offered again after this.
 const OFFER_AGAIN: Duration = Duration::from_millis(2);
+/// Messages taken from shards before everybody else has a turn: while its thread never rests, tokio-uring submits nothing.
+const TAKEN_AT_ONCE: usize = 256;
+const REST: Duration = Duration::from_millis(1);
 /// Counters are waited for so long; a shard that is busier is left out.
 const REPORT_WITHIN: Duration = Duration::from_millis(500);
 
@@ -76,6 +82,10 @@ pub struct Control {
     lookups: Rc<Lookups>,
     /// Views that a full shard has still to be given, the newest of each domain.
     owed: HashMap<(usize, u16), Arc<View>>,
+    /// Shards to be told that a connection which they wrote to is gone.
+    gone: HashSet<(usize, Flow)>,
+    /// Shards without subscriptions since `drain`.
+    drained: usize,
     start: Instant,
     counters: Counters,
 }
@@ -119,6 +129,8 @@ impl Control {
                 waiting: RefCell::default(),
             }),
             owed: HashMap::new(),
+            gone: HashSet::new(),
+            drained: 0,
             start: parts.start,
             counters: Counters::default(),
         })
@@ -144,7 +156,7 @@ impl Control {
                 _ = signals.interrupt.recv() => Next::End,
             };
             match next {
-                Next::Shard(Some(message)) => self.take(message),
+                Next::Shard(Some(message)) => self.take_many(message).await,
                 Next::Shard(None) => return Err(std::io::Error::other("every shard has ended")),
                 Next::Tick => {}
                 Next::Counters => self.log_counters().await,
@@ -183,7 +195,7 @@ impl Control {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        if !self.owed.is_empty() {
+        if !self.owed.is_empty() || !self.gone.is_empty() {
             return Some(Instant::now() + OFFER_AGAIN);
         }
         self.compositor
@@ -191,17 +203,35 @@ impl Control {
             .map(|due_ms| self.start + Duration::from_millis(due_ms))
     }
 
+    /// Takes what waits, with a rest where that is much.
+    async fn take_many(&mut self, first: FromShard) {
+        self.take(first);
+        for _ in 1..TAKEN_AT_ONCE {
+            match self.from_shards.try_recv() {
+                Ok(message) => self.take(message),
+                Err(_) => return,
+            }
+        }
+        tokio::time::sleep(REST).await;
+    }
+
     fn take(&mut self, message: FromShard) {
         match message {
             FromShard::Effect { shard, effect } => self.effect(shard, effect),
-            // A report or an end that came after its time.
-            FromShard::Report(_) | FromShard::Drained(_) => {}
+            FromShard::Drained(_) => self.drained += 1,
+            // It came after its time.
+            FromShard::Report(_) => {}
         }
     }
 
     fn effect(&mut self, shard: u8, effect: Effect) {
         match effect {
-            Effect::Stream(message) => self.connections.send(&message),
+            Effect::Stream(message) => {
+                if !self.connections.send(&message) {
+                    // What it said of the connection's end came before the shard began this.
+                    self.gone.insert((usize::from(shard), message.flow));
+                }
+            }
             Effect::Publish { flow, bytes } => self.publish(shard, flow, &bytes),
             Effect::Locate {
                 target,
@@ -220,11 +250,13 @@ impl Control {
             return;
         }
         if flow.transport.is_reliable() {
-            return self.connections.send(&Datagram {
+            // Its publisher asks again if its connection is gone; that is counted there.
+            self.connections.send(&Datagram {
                 flow,
                 head: response,
                 tail: None,
             });
+            return;
         }
         let answer = ToShard::Send {
             flow,
@@ -250,6 +282,10 @@ impl Control {
                     view: view.clone(),
                 })
                 .is_err()
+        });
+        self.gone.retain(|&(shard, flow)| {
+            let told = shards[shard].tell(ToShard::Disconnected(flow));
+            told.is_err()
         });
     }
 
@@ -277,31 +313,34 @@ impl Control {
         for shard in 0..self.shards.len() {
             self.insist(shard, ToShard::Drain).await;
         }
-        let mut left = self.shards.len();
         let deadline = Instant::now() + DRAIN_WITHIN;
-        while left > 0 || !self.connections.is_flushed() {
+        while self.drained < self.shards.len() || !self.connections.is_flushed() {
             let Some(wait) = deadline.checked_duration_since(Instant::now()) else {
                 warn!("some subscribers did not answer the last NOTIFY");
                 return;
             };
             match timeout(wait.min(Duration::from_millis(20)), self.from_shards.recv()).await {
-                Ok(Some(FromShard::Drained(_))) => left -= 1,
                 Ok(Some(message)) => self.take(message),
                 Ok(None) => return,
                 Err(_) => {}
             }
+            self.broadcast();
         }
     }
 
-    /// Tells a shard something that must not be lost.
+    /// Tells a shard something that must not be lost. A full shard may itself wait until its effects are taken.
     async fn insist(&mut self, shard: usize, message: ToShard) {
         let mut message = message;
-        while let Err(back) = self.shards[shard].tell(message) {
-            if self.shards[shard].inbox.is_empty() {
+        loop {
+            match self.shards[shard].inbox.try_send(message) {
+                Ok(()) => return self.shards[shard].waker.wake(),
                 // The shard has ended: nobody will take it.
-                return;
+                Err(TrySendError::Disconnected(_)) => return,
+                Err(TrySendError::Full(back)) => message = back,
             }
-            message = back;
+            while let Ok(waiting) = self.from_shards.try_recv() {
+                self.take(waiting);
+            }
             tokio::time::sleep(OFFER_AGAIN).await;
         }
     }
@@ -319,7 +358,11 @@ impl Control {
                 break;
             };
             match timeout(wait, self.from_shards.recv()).await {
-                Ok(Some(FromShard::Report(report))) => reports.push(report),
+                Ok(Some(FromShard::Report(report))) => {
+                    // One that was asked for before came late: the newer counts.
+                    reports.retain(|former| former.shard != report.shard);
+                    reports.push(report);
+                }
                 Ok(Some(message)) => self.take(message),
                 Ok(None) | Err(_) => break,
             }

@@ -60,15 +60,18 @@ impl std::fmt::Debug for Stream {
 }
 
 impl Stream {
+    /// Connects without the ring, so that giving up closes the socket: a connect that the ring has begun lives on until the
+    /// kernel tires of it.
     pub async fn connect(uring: bool, address: SocketAddr) -> io::Result<Stream> {
-        if uring {
-            let stream = tokio_uring::net::TcpStream::connect(address).await?;
-            stream.set_nodelay(true)?;
-            return Ok(Stream::Uring(stream));
-        }
         let stream = tokio::net::TcpStream::connect(address).await?;
         stream.set_nodelay(true)?;
-        Ok(Stream::Tokio(stream))
+        if !uring {
+            return Ok(Stream::Tokio(stream));
+        }
+        let stream = stream.into_std()?;
+        // The ring waits by itself; a socket that must not block would answer EAGAIN.
+        stream.set_nonblocking(false)?;
+        Ok(Stream::Uring(tokio_uring::net::TcpStream::from_std(stream)))
     }
 
     /// Reads once into `buffer`, which the operation owns meanwhile; 0 bytes mean the end.

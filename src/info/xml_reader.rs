@@ -106,7 +106,7 @@ pub(super) fn read(bytes: &[u8], root: &str) -> Result<Element, DocumentError> {
     Ok(element)
 }
 
-/// XML 1.0 2.2, production [2].
+/// XML 1.0 2.2, production 2.
 fn is_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{FFFD}' | '\u{10000}'..)
 }
@@ -155,7 +155,7 @@ fn tree(text: &str) -> Result<Element, DocumentError> {
     }
 }
 
-/// XML 1.0 2.8, production [23]: version, encoding, standalone, in this order; held to what this package allows.
+/// XML 1.0 2.8, production 23: version, encoding, standalone, in this order; held to what this package allows.
 fn check_declaration(declaration: &BytesDecl<'_>) -> Result<(), DocumentError> {
     let content = declaration.strip_prefix("xml").ok_or(NOT_WELL_FORMED)?;
     if !is_spaced(content) {
@@ -240,7 +240,7 @@ fn element(start: &BytesStart<'_>, reader: &NsReader<&[u8]>) -> Result<Element, 
     Ok(element)
 }
 
-/// XML 1.0 2.3, productions [4] to [5], all but ASCII taken as it comes; Namespaces 1.0: at most one colon, within.
+/// XML 1.0 2.3, productions 4 to 5, all but ASCII taken as it comes; Namespaces 1.0: at most one colon, within.
 fn is_name(name: &str) -> bool {
     let starts = |c: char| c.is_ascii_alphabetic() || c == '_' || !c.is_ascii();
     let continues = |c: char| starts(c) || c.is_ascii_digit() || matches!(c, '-' | '.');

@@ -39,7 +39,7 @@ use hops::Hops;
 use interests::Interests;
 use names::{Location, Names, Target};
 use settings::Settings;
-use subscription::{Phase, Slots};
+use subscription::{Owed, Phase, Slots};
 use wheel::Wheel;
 use window::Window;
 
@@ -245,7 +245,10 @@ impl Notifier {
 
     /// Ends a subscription after one last NOTIFY with this reason.
     fn begin_ending(&mut self, slot: u32, reason: Reason, retry_after_s: Option<u32>) {
+        // The end needs no state: a set in progress would only put it off.
+        self.leave_set(slot);
         let subscription = self.slots.get_mut(slot);
+        subscription.owed = Owed::Nothing;
         subscription.phase = Phase::Ending {
             reason,
             retry_after_s,
@@ -261,7 +264,7 @@ impl Notifier {
         self.close_transaction(slot, now_ms, false);
         self.leave_set(slot);
         let subscription = self.slots.get_mut(slot);
-        let until_ms = subscription.subscribed_ms + subscription::TIMER_F_MS;
+        let until_ms = subscription.subscribed_ms + subscription::REPEATS_MS;
         let (hop, interest) = (subscription.hop, subscription.interest);
         let proven = std::mem::replace(&mut subscription.flags.proven, true);
         subscription.phase = Phase::Gone { until_ms };
@@ -269,7 +272,7 @@ impl Notifier {
             self.prove(hop);
         }
         self.leave_hop(hop, slot);
-        self.interests.leave(interest);
+        self.leave_interest(interest);
         self.live -= 1;
         if until_ms <= now_ms {
             self.forget(slot);
@@ -331,6 +334,15 @@ impl Notifier {
             }
         }
         self.hops.leave(hop);
+    }
+
+    /// The last to leave takes the interest's bodies along: filters that come and go would leave theirs behind for ever.
+    fn leave_interest(&mut self, interest: u16) {
+        if self.interests.leave(interest) {
+            let interests = &self.interests;
+            self.bodies
+                .sweep(|key| interests.is_current(key.interest, key.view));
+        }
     }
 
     fn leave_set(&mut self, slot: u32) {

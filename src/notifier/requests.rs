@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::{Effect, Notifier, Outbox};
 use crate::sip::EVENT_PACKAGE;
-use crate::sip::header::{Event, tokens};
+use crate::sip::header::{Event, Via, tokens};
 use crate::sip::request::{Malformed, Method, Request};
 use crate::sip::scan::{Message, Name, ScanError, scan};
 use crate::sip::uri::Host;
@@ -79,8 +79,8 @@ impl Notifier {
                 Ok(request) => self.request(now_ms, flow, bytes, &request, out),
                 Err(Malformed::Response) => self.counters.garbage += 1,
                 Err(malformed) => {
-                    let status = malformed.status().unwrap_or(400);
-                    self.refuse_message(flow, &message, Refusal::because(status, malformed), out);
+                    let refusal = Refusal::because(malformed.status().unwrap_or(400), malformed);
+                    self.refuse_message(top_via_flow(flow, &message), &message, refusal, out);
                 }
             },
             Err(failure) => self.unscannable(flow, failure.error, failure.message.as_deref(), out),
@@ -100,7 +100,8 @@ impl Notifier {
         }
         match (message, error.status()) {
             (Some(message), Some(status)) if message.is_request() => {
-                self.refuse_message(flow, message, Refusal::because(status, error), out);
+                let refusal = Refusal::because(status, error);
+                self.refuse_message(top_via_flow(flow, message), message, refusal, out);
             }
             _ => self.counters.garbage += 1,
         }
@@ -335,11 +336,21 @@ fn describe(response: &mut Response<'_>, refusal: &Refusal, agent: &str) {
     }
 }
 
+fn reply_flow(flow: Flow, request: &Request<'_, '_>) -> Flow {
+    via_flow(flow, &request.via)
+}
+
+/// The same for a request that is not to be served; the source address where even its Via cannot be read.
+fn top_via_flow(flow: Flow, message: &Message<'_>) -> Flow {
+    let via = message.elements(Name::Via).next().and_then(Via::parse);
+    via.map_or(flow, |via| via_flow(flow, &via))
+}
+
 /// Where the response goes (RFC 3261 18.2.2): on the connection; else to the source address, at its port where rport asks
 /// (RFC 3581 4), else at the port of sent-by.
-fn reply_flow(flow: Flow, request: &Request<'_, '_>) -> Flow {
-    if flow.transport == Transport::Udp && !request.via.rport {
-        let port = request.via.port.unwrap_or(5060);
+fn via_flow(flow: Flow, via: &Via<'_>) -> Flow {
+    if flow.transport == Transport::Udp && !via.rport {
+        let port = via.port.unwrap_or(5060);
         return Flow {
             peer: SocketAddr::new(flow.peer.ip(), port),
             ..flow

@@ -245,7 +245,8 @@ fn headless(bytes: &[u8], max_head: usize) -> Frame {
     }
 }
 
-fn content_length(head: &[u8]) -> Result<usize, ScanError> {
+/// The Content-Length of a whole head; a stream has no message without.
+pub(crate) fn content_length(head: &[u8]) -> Result<usize, ScanError> {
     let mut cursor = Cursor::new(head)?;
     start_line(cursor.start_line()?)?;
     let mut length = None;

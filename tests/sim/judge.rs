@@ -111,6 +111,8 @@ pub struct Judge {
     /// The newest view of each shard.
     known: Vec<u64>,
     dialogs: BTreeMap<Key, Dialog>,
+    /// Those that have not ended.
+    alive: BTreeSet<Key>,
     branches: HashMap<String, (Key, u32)>,
     /// The 2xx of each SUBSCRIBE: To-tag.
     answered: HashMap<(String, String, u32), String>,
@@ -123,6 +125,8 @@ pub struct Judge {
     /// When NOTIFYs sent by UDP were answered, by shard.
     acks: Vec<VecDeque<u64>>,
     owed: BTreeSet<Key>,
+    /// When a next hop of a shard, or the shard, last had no room for sure.
+    crowded_ms: HashMap<(u8, Option<Flow>), u64>,
     pub tally: Tally,
     pub draining: bool,
     /// Something happened so near a timer that its count may be either.
@@ -139,6 +143,7 @@ impl Judge {
             truth: Truth::default(),
             known: vec![1; plan.shards.into()],
             dialogs: BTreeMap::new(),
+            alive: BTreeSet::new(),
             branches: HashMap::new(),
             answered: HashMap::new(),
             filters: HashMap::new(),
@@ -147,6 +152,7 @@ impl Judge {
             fresh: vec![VecDeque::new(); plan.shards.into()],
             acks: vec![VecDeque::new(); plan.shards.into()],
             owed: BTreeSet::new(),
+            crowded_ms: HashMap::new(),
             tally: Tally::default(),
             draining: false,
             unsure: false,
@@ -195,6 +201,7 @@ impl Judge {
         dialog.owed_since_ms = None;
         dialog.idle_ms = now_ms;
         self.owed.remove(key);
+        self.alive.remove(key);
     }
 
     fn dialog(&mut self, key: &Key) -> &mut Dialog {
@@ -268,6 +275,7 @@ impl Judge {
     /// An answer of which a bit may be flipped: whose it was before.
     pub fn doubt(&mut self, original: &Sip) {
         if let Some((key, _)) = self.branches.get(original.branch()).cloned() {
+            self.unsure = true;
             self.dialog(&key).tainted = true;
         }
     }
@@ -355,7 +363,7 @@ impl Judge {
     pub fn broken(&mut self, shard: u8, flow: Flow, backoff_s: Option<u64>) {
         let now_ms = self.now_ms;
         let moves = backoff_s.is_some();
-        let keys: Vec<Key> = self.dialogs.keys().cloned().collect();
+        let keys: Vec<Key> = self.alive.iter().cloned().collect();
         for key in keys {
             let dialog = self.dialog(&key);
             if dialog.shard != shard || dialog.flow != Some(flow) || dialog.ended {
@@ -479,7 +487,9 @@ impl Judge {
             tainted: false,
         });
         dialog.tainted = !asked.certain;
+        self.unsure |= !asked.certain;
         dialog.ended = false;
+        self.alive.insert(key.clone());
         dialog.granted_s = granted_s;
         dialog.expires_ms = now_ms + granted_s * 1_000;
         // RFC 6446 5.3: one that would let nothing through is raised.
@@ -512,20 +522,32 @@ impl Judge {
 
     /// A shard has nothing more to send for now: who got a 2xx has had its NOTIFY, unless a window is closed.
     pub fn turn_done(&mut self, shard: u8) {
+        if self.owed.is_empty() {
+            return;
+        }
+        let now_ms = self.now_ms;
         let fresh = self.count_fresh(shard);
+        if fresh >= 32 {
+            self.crowded_ms.insert((shard, None), now_ms);
+        }
+        let alive = self.alive.iter().map(|key| &self.dialogs[key]);
+        for dialog in alive.filter(|dialog| dialog.shard == shard) {
+            if let Some(out) = &dialog.outstanding {
+                self.crowded_ms.insert((shard, Some(out.flow)), now_ms);
+            }
+        }
         for key in &self.owed {
             let dialog = &self.dialogs[key];
             let Some(since_ms) = dialog.owed_since_ms.filter(|_| dialog.shard == shard) else {
                 continue;
             };
-            let others = self.dialogs.values().any(|other| {
-                other.shard == shard && other.outstanding.is_some() && other.flow == dialog.flow
-            });
-            let limited = fresh >= 32 || others || dialog.flow.is_none();
-            if dialog.tainted {
-                continue;
-            }
-            if (!limited) || self.now_ms > since_ms + 60_000 {
+            // Who found a window closed is looked at again 20 ms later.
+            let crowded = |flow| {
+                let at_ms = self.crowded_ms.get(&(shard, flow));
+                at_ms.is_some_and(|at_ms| now_ms <= at_ms + 40)
+            };
+            let limited = crowded(None) || dialog.flow.is_none() || crowded(dialog.flow);
+            if !dialog.tainted && (!limited || now_ms > since_ms + 60_000) {
                 self.fail(
                     "a 2xx to SUBSCRIBE is followed by a NOTIFY at once (RFC 6665 4.2.1.2)",
                     &format!("{key:?} since {since_ms}, {fresh} unanswered"),
@@ -747,7 +769,8 @@ impl Judge {
                 &detail,
             );
         }
-        if self.now_ms > dialog.expires_ms + 32_100 && !dialog.tainted {
+        let fetched = dialog.granted_s == 0;
+        if self.now_ms > dialog.expires_ms + 32_100 && !dialog.tainted && !fetched {
             self.fail("a subscription ends 32 s after it expired", &detail);
         }
     }
@@ -890,7 +913,7 @@ impl Judge {
 
     /// Nobody waits for a change, or for a sign of life, longer than it should.
     pub fn tick(&mut self) {
-        let keys: Vec<Key> = self.dialogs.keys().cloned().collect();
+        let keys: Vec<Key> = self.alive.iter().cloned().collect();
         for key in keys {
             self.check_waiting(&key);
         }
@@ -960,11 +983,7 @@ impl Judge {
                 self.truth.shown(view, &wanted),
                 self.truth.shown(newest, &wanted),
             );
-            let counted = self
-                .truth
-                .view(newest)
-                .is_some_and(|newest| newest.load > view);
-            notably_different(&then, &now) || (counted && then != now && wanted.most.is_none())
+            notably_different(&then, &now) || self.truth.load_told_since(view, newest, &wanted)
         };
         let dialog = self.dialog(key);
         if !behind || wanted.most.is_some() {

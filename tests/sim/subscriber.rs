@@ -85,7 +85,8 @@ struct Dialog {
     rows: Rows,
     set: Option<(u64, u64, u64, Rows)>,
     confirmed: bool,
-    until_ms: u64,
+    /// The request whose grant is to be refreshed.
+    renewal: u64,
     /// Ended, or given up: its NOTIFYs are answered 481.
     over: bool,
 }
@@ -387,15 +388,25 @@ impl Subscriber {
         match token {
             Token::Act => self.act(net),
             Token::Again(serial) => self.again(net, serial),
-            Token::Refresh(serial) => {
-                let idle = self.request.is_none() && self.current.is_some() && !self.leaving;
-                if serial == self.serial && idle && (!self.lapses || net.quiet) {
-                    self.ask(net, Purpose::Refresh, None);
-                } else if idle && net.quiet {
-                    self.ask(net, Purpose::Refresh, None);
-                }
-            }
+            Token::Refresh(serial) => self.renew(net, serial),
         }
+    }
+
+    /// It is time to refresh what was granted to this request.
+    fn renew(&mut self, net: &mut Net, serial: u64) {
+        let current = self
+            .current
+            .as_ref()
+            .and_then(|call_id| self.dialogs.get(call_id));
+        let due = current.is_some_and(|dialog| dialog.renewal == serial);
+        if !due || self.leaving || (self.lapses && !net.quiet) {
+            return;
+        }
+        if self.request.is_some() {
+            let (index, token) = (self.index, Token::Refresh(serial));
+            return net.push(net.now_ms + 500, Event::Subscriber { index, token });
+        }
+        self.ask(net, Purpose::Refresh, None);
     }
 
     fn again(&mut self, net: &mut Net, serial: u64) {
@@ -580,11 +591,11 @@ impl Subscriber {
         dialog.to_tag = Some(sip.to_tag().to_owned());
         dialog.confirmed = true;
         let granted_s = sip.number("expires").unwrap_or(request.expires_s);
-        dialog.until_ms = net.now_ms + granted_s * 1_000;
+        dialog.renewal = request.serial;
         match request.purpose {
             Purpose::New | Purpose::Refresh => {
                 let share = self.random.random_range(50..95);
-                let token = Token::Refresh(self.serial);
+                let token = Token::Refresh(request.serial);
                 let at_ms = net.now_ms + granted_s * 10 * share;
                 net.push(
                     at_ms,
@@ -705,7 +716,11 @@ impl Subscriber {
             return None;
         }
         let wanted = judge.filter_of(&key, dialog.remote_cseq)?.clone();
-        let newest = judge.truth.newest();
+        // Views older than two periodic NOTIFYs must have come.
+        let newest = judge.truth.newest_at(now_ms - 130_000);
+        if dialog.view.is_some_and(|view| view >= newest) {
+            return None;
+        }
         let told = judge.truth.objection(newest, &wanted, &dialog.rows)?;
         if judge.has_condition(&key) || judge.is_slow(&key) {
             return None;

@@ -12,19 +12,26 @@ use crate::reader::{Row, Rows, Wanted, rows_of};
 #[derive(Debug, Default)]
 pub struct Truth {
     views: BTreeMap<u64, Arc<View>>,
+    /// When each view was made.
+    made: Vec<(u64, u64)>,
     rows: HashMap<u64, Rc<Rows>>,
     shown: HashMap<(u64, Wanted), Rc<Rows>>,
 }
 
 impl Truth {
-    pub fn learn(&mut self, view: Arc<View>) {
+    pub fn learn(&mut self, view: Arc<View>, now_ms: u64) {
+        self.made.push((now_ms, view.revision));
         self.views.insert(view.revision, view);
     }
 
-    pub fn newest(&self) -> u64 {
-        self.views
-            .last_key_value()
-            .map_or(0, |(&revision, _)| revision)
+    /// The view that was the newest at a time.
+    pub fn newest_at(&self, at_ms: u64) -> u64 {
+        let before = self
+            .made
+            .iter()
+            .rev()
+            .find(|(made_ms, _)| *made_ms <= at_ms);
+        before.map_or(0, |(_, revision)| *revision)
     }
 
     pub fn view(&self, revision: u64) -> Option<&Arc<View>> {
@@ -37,6 +44,19 @@ impl Truth {
             .entry(revision)
             .or_insert_with(|| Rc::new(rows_of(view)))
             .clone()
+    }
+
+    /// Whether a change of load that counts as one changed what a filter shows.
+    pub fn load_told_since(&mut self, revision: u64, newest: u64, wanted: &Wanted) -> bool {
+        let views: Vec<(u64, u64)> = self
+            .views
+            .range(revision..=newest)
+            .map(|(&revision, view)| (revision, view.load))
+            .collect();
+        views.windows(2).any(|pair| {
+            let ((before, _), (after, load)) = (pair[0], pair[1]);
+            load > before && self.shown(before, wanted) != self.shown(after, wanted)
+        })
     }
 
     /// What a filter shows, `most` left aside.

@@ -47,6 +47,8 @@ pub struct World {
     channels: HashMap<(u8, u8), u64>,
     torture: Vec<Vec<u8>>,
     published: std::collections::HashSet<String>,
+    /// When the compositor is woken next.
+    lease_ms: u64,
     /// Part of a Call-ID whose messages are printed.
     trace: Option<String>,
 }
@@ -68,7 +70,7 @@ impl World {
         fill_table(&mut compositor, &plan, now);
         let view = compositor.views().next().expect("one domain").clone();
         compositor.take_changed();
-        judge.truth.learn(view.clone());
+        judge.truth.learn(view.clone(), net.now_ms);
         let shards = (0..plan.shards)
             .map(|shard| {
                 let notifier = Notifier::new(
@@ -119,6 +121,7 @@ impl World {
             channels: HashMap::new(),
             torture: torture.to_vec(),
             published: std::collections::HashSet::new(),
+            lease_ms: u64::MAX,
             trace: std::env::var("FANFARE_TRACE").ok(),
         }
     }
@@ -152,7 +155,7 @@ impl World {
             );
         }
         self.net.push(start_ms, Event::Tick);
-        self.net.push(start_ms, Event::Lease);
+        self.spread();
         if self.plan.garbage > 0 || self.plan.lost > 0 {
             self.net.push(start_ms + 1, Event::Garbage);
         }
@@ -276,11 +279,26 @@ impl World {
             }
             self.net.now_ms = next_ms.max(now_ms);
             self.judge.advance(self.net.now_ms);
+            let mut touched = false;
             while let Some(event) = self.net.pop() {
+                touched |= !matches!(
+                    event,
+                    Event::Peer { .. }
+                        | Event::Subscriber { .. }
+                        | Event::Publisher { .. }
+                        | Event::Tick
+                );
                 self.happen(event);
             }
             for shard in 0..self.plan.shards {
-                self.turn(shard);
+                let now_ms = self.net.now_ms;
+                let notifier = &mut self.shards[usize::from(shard)].notifier;
+                let due = notifier
+                    .next_deadline_ms(now_ms)
+                    .is_some_and(|due_ms| due_ms <= now_ms);
+                if due || touched {
+                    self.turn(shard);
+                }
             }
         }
     }
@@ -406,9 +424,9 @@ impl World {
                 self.net.push(self.net.now_ms + 1_000, Event::Tick);
             }
             Event::Lease => {
+                self.lease_ms = u64::MAX;
                 self.compositor.tick(self.now());
                 self.spread();
-                self.net.push(self.net.now_ms + 250, Event::Lease);
             }
         }
     }
@@ -559,8 +577,14 @@ impl World {
     }
 
     fn spread(&mut self) {
+        if let Some(due_ms) = self.compositor.next_deadline()
+            && due_ms < self.lease_ms
+        {
+            self.lease_ms = due_ms;
+            self.net.push(due_ms, Event::Lease);
+        }
         for (_, view) in self.compositor.take_changed() {
-            self.judge.truth.learn(view.clone());
+            self.judge.truth.learn(view.clone(), self.net.now_ms);
             for shard in 0..self.plan.shards {
                 let channel = self.channels.entry((u8::MAX, shard)).or_default();
                 *channel = (*channel).max(self.net.now_ms + self.net.random.random_range(0..3));

@@ -356,6 +356,8 @@ impl Notifier {
             };
         }
         if no_notification {
+            let subscription = self.slots.get_mut(slot);
+            subscription.retry_ms = subscription.retry_ms.max(subscription.allowed_ms());
             return self.arm(slot, now_ms);
         }
         if self.close_transaction(slot, now_ms, false).is_some() {

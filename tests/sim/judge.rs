@@ -108,6 +108,8 @@ pub struct Judge {
     case: Case,
     kind: Kind,
     window_most: usize,
+    /// How long a closed window may put off what is due.
+    patience_ms: u64,
     now_ms: u64,
     pub truth: Truth,
     /// The newest view of each shard.
@@ -141,6 +143,11 @@ impl Judge {
             case,
             kind: plan.kind,
             window_most: (plan.receive_buffer / 2 / 1300).max(32),
+            patience_ms: if plan.one_hop || plan.kind == Kind::Crowd {
+                60_000
+            } else {
+                1_000
+            },
             now_ms: 0,
             truth: Truth::default(),
             known: vec![1; plan.shards.into()],
@@ -493,10 +500,14 @@ impl Judge {
             behind_since_ms: None,
             tainted: false,
         });
-        dialog.tainted = !asked.certain;
+        // Only the full state that follows a 200 leaves no doubt.
+        dialog.tainted = !asked.certain || (dialog.tainted && quiet);
         self.unsure |= !asked.certain;
         dialog.ended = false;
         self.alive.insert(key.clone());
+        // What was put off by the former max-rate stays so.
+        let allowed_ms = dialog.sent_ms + dialog.max_rate_ms.unwrap_or(0);
+        dialog.retry_ms = dialog.retry_ms.map(|retry_ms| retry_ms.max(allowed_ms));
         dialog.granted_s = granted_s;
         dialog.expires_ms = now_ms + granted_s * 1_000;
         // RFC 6446 5.3: one that would let nothing through is raised.
@@ -512,6 +523,10 @@ impl Judge {
             dialog.accept.clone_from(&asked.accept);
             dialog.acked = None;
             dialog.set = None;
+            if quiet {
+                // It wants to hear of later changes only.
+                dialog.view = self.known[usize::from(shard)];
+            }
             if let Some(out) = &mut dialog.outstanding {
                 (out.view, out.part) = (None, None);
             }
@@ -952,11 +967,7 @@ impl Judge {
             dialog.terminated,
             dialog.proven.is_some()
         );
-        let crowd_ms = if self.kind == Kind::Crowd {
-            60_000
-        } else {
-            1_000
-        };
+        let crowd_ms = self.patience_ms;
         let max_rate_ms = dialog.max_rate_ms.unwrap_or(0);
         if self.draining {
             if now_ms > dialog.idle_ms.max(dialog.sent_ms) + crowd_ms + 40_000 {
@@ -964,7 +975,7 @@ impl Judge {
             }
             return;
         }
-        if now_ms > dialog.expires_ms + 32_000 + crowd_ms {
+        if dialog.granted_s > 0 && now_ms > dialog.expires_ms + 32_000 + crowd_ms {
             self.fail("a subscription that expired ends", &detail);
         }
         if let Some(retry_ms) = dialog.retry_ms {

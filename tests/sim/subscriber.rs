@@ -164,7 +164,7 @@ impl Subscriber {
             json: random.random_range(0..3) == 0,
             event_id: random.random_range(0..4) == 0,
             wanted: Wanted::default(),
-            expires_s: [60, 61, 100, 200, 600, 1_800][random.random_range(0..6)],
+            expires_s: [60, 61, 100, 200, 600, 1_800][random.random_range(0..24) / 4 % 6],
             rates: String::new(),
             lapses: plan.kind != Kind::Clean && random.random_range(0..6) == 0,
             random,

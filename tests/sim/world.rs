@@ -194,7 +194,10 @@ impl World {
         }
         if self.plan.kind == Kind::Clean && served < self.subscribers.len() {
             let judge = &self.judge;
-            let left = self.subscribers.iter().filter(|subscriber| !subscriber.is_served(judge));
+            let left = self
+                .subscribers
+                .iter()
+                .filter(|subscriber| !subscriber.is_served(judge));
             let left: Vec<String> = left.map(|subscriber| subscriber.host()).collect();
             let detail = format!("not served: {left:?}");
             self.case

@@ -15,6 +15,7 @@ use std::{fmt, fs, thread};
 
 use ipnet::IpNet;
 
+pub use address::{domain_name, source_towards};
 pub use arguments::Arguments;
 pub use error::ConfigError;
 pub use value::{Given, Origin, Value};

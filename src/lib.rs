@@ -1,13 +1,43 @@
 //! Fanfare: a SIP event-notification publisher for server clusters.
+//!
+//! The servers of a cluster say what they are and how loaded they are (PUBLISH); every entity that subscribed hears it at
+//! once on every change, and periodically (NOTIFY).
+//!
+//! The map of the house; lower rooms never import higher ones, which `tests/architecture.rs` holds:
+//!
+//! | room | what it is for | what it must not know |
+//! |---|---|---|
+//! | [`server`] | threads, start and end | SIP |
+//! | [`control`] | the control thread: TCP, compositor, lookups, signals | datagrams |
+//! | [`shard`] | one core's turn: joins `io` and `notifier` | SIP, views |
+//! | [`config`] | file and flags to one checked [`config::Config`] | what the settings do |
+//! | [`publish`], [`watch`] | the tools: an agent, a socket and a terminal | the protocol |
+//! | [`session`], [`tool`], [`load`] | what drives an agent; what the tools share; this machine's load | the protocol |
+//! | [`publisher`], [`subscriber`], [`client`] | the other side: publication and subscription as pure cores | sockets, clocks |
+//! | [`notifier`] | one shard of subscriptions (RFC 6665) | sockets, threads, clocks |
+//! | [`compositor`] | publications, leases, entity-tags to views (RFC 3903) | subscribers |
+//! | [`info`] | servers, views, changes, filters, documents | who reads them |
+//! | [`io`] | io_uring, sendmmsg, sockets, steering; the only unsafe code | SIP |
+//! | [`sip`] | bytes to meaning and back (RFC 3261) | sockets, time, subscriptions |
+//! | [`wire`] | flows and datagrams, which `io` and `notifier` both speak of | everything else |
 
+pub mod client;
 pub mod compositor;
 pub mod config;
 pub mod control;
 mod counters;
+#[doc = include_str!("event-package.md")]
 pub mod info;
 pub mod io;
+pub mod load;
 pub mod notifier;
+pub mod publish;
+pub mod publisher;
 pub mod server;
+pub mod session;
 pub mod shard;
 pub mod sip;
+pub mod subscriber;
+pub mod tool;
+pub mod watch;
 pub mod wire;

@@ -1,39 +1,111 @@
-//! Arguments -> config -> run.
+//! `fanfare`: arguments -> configuration -> run. Knows no protocol; says every error in one line.
 
+use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
-use clap::Parser;
-use fanfare::config::{Arguments, Config};
-use fanfare::server;
+use clap::error::ErrorKind;
+use clap::{Parser, Subcommand};
+use fanfare::config::{self, Config};
+use fanfare::{publish, server, tool, watch};
+use mimalloc::MiMalloc;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// A SIP event-notification publisher for server clusters.
+/// Service information of a server cluster over SIP: servers publish what they are and how loaded they are, and every
+/// subscribed SIP entity hears it at once when it changes.
+///
+/// FANFARE_LOG sets what is logged to standard error: error, warn, info (the default), debug, trace.
 #[derive(Debug, Parser)]
-#[command(version)]
-enum Command {
-    /// Run a node.
-    Serve(Arguments),
+#[command(version, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
 }
 
-fn main() -> ExitCode {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .init();
-    let Command::Serve(arguments) = Command::parse();
-    let config = match Config::new(&arguments) {
-        Ok(config) => config,
-        Err(error) => return fail(&error, 2),
-    };
-    match server::run(config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) if error.is_configuration() => fail(&error, 2),
-        Err(error) => fail(&error, 1),
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a notifier: take publications and subscriptions, notify
+    Serve(config::Arguments),
+    /// Publish a server's entry and refresh it until stopped, then remove it
+    Publish(publish::Arguments),
+    /// Subscribe and show the table of servers as it changes
+    Watch(watch::Arguments),
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    Config(#[from] config::ConfigError),
+    #[error(transparent)]
+    Server(#[from] server::Error),
+    #[error(transparent)]
+    Tool(#[from] tool::ToolError),
+}
+
+impl Failure {
+    /// 2: what was asked cannot be done here; 1: it was begun and failed; 3: a tool's peer was silent.
+    fn exit_status(&self) -> u8 {
+        match self {
+            Failure::Config(_) => 2,
+            Failure::Server(error) if error.is_configuration() => 2,
+            Failure::Server(_) => 1,
+            Failure::Tool(error) => error.exit_status(),
+        }
     }
 }
 
-fn fail(error: &dyn std::error::Error, status: u8) -> ExitCode {
-    eprintln!("fanfare: {error}");
-    ExitCode::from(status)
+fn main() -> ExitCode {
+    log();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return help(&error),
+    };
+    match run(cli.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("fanfare: {failure}");
+            ExitCode::from(failure.exit_status())
+        }
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Serve(arguments) => {
+            let config = Config::new(&arguments)?;
+            for caution in config.cautions() {
+                tracing::warn!("{caution}");
+            }
+            server::run(config)?;
+        }
+        Command::Publish(arguments) => tool::drive(publish::run(arguments))?,
+        Command::Watch(arguments) => tool::drive(watch::run(arguments))?,
+    }
+    Ok(())
+}
+
+/// Help where it was asked for or nothing was; else what is wrong with the arguments.
+fn help(error: &clap::Error) -> ExitCode {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    match error.kind() {
+        DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand => error.exit(),
+        _ => eprintln!("fanfare: {}", tool::one_line(&error.to_string())),
+    }
+    ExitCode::from(2)
+}
+
+fn log() {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .with_env_var("FANFARE_LOG")
+        .from_env_lossy();
+    let ansi = stderr().is_terminal();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(ansi)
+        .init();
 }

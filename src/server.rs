@@ -3,7 +3,7 @@
 use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use rand::RngExt;
@@ -25,6 +25,10 @@ use crate::shard::{FromShard, INBOX, Shard, ShardHandle, ToShard};
 
 /// Messages that may wait for the control thread.
 const CONTROL_INBOX: usize = 16_384;
+/// The kernel takes a ring apart after its process has ended, and its sockets live until then: a restart waits that long
+/// for its own address.
+const BIND_WITHIN: Duration = Duration::from_secs(1);
+const BIND_AGAIN: Duration = Duration::from_millis(20);
 /// How often another port is tried when port 0 gave one that TCP does not have.
 const PORT_TRIES: usize = 16;
 
@@ -239,32 +243,48 @@ fn compositor_config(config: &Config) -> CompositorConfig {
 
 /// UDP and TCP on one port; with port 0, one that both can have.
 fn bind(address: SocketAddr, shards: u8, rcvbuf: Option<usize>) -> Result<Bound, Error> {
+    let patience = Instant::now() + BIND_WITHIN;
     let mut tries = 0;
     loop {
         tries += 1;
-        let udp = sockets::bind_shards(address, usize::from(shards), rcvbuf)
-            .map_err(|source| Error::Bind { address, source })?;
-        let bound = udp[0].local_addr().map_err(|source| Error::System {
-            operation: "getsockname",
-            source,
-        })?;
-        match listen(bound) {
-            Ok(tcp) => {
-                return Ok(Bound {
-                    address: bound,
-                    udp,
-                    tcp,
-                });
+        let error = match try_bind(address, shards, rcvbuf) {
+            Ok(bound) => return Ok(bound),
+            Err(error) => error,
+        };
+        let again = match &error {
+            Error::BindTcp { .. } if address.port() == 0 => tries < PORT_TRIES,
+            Error::Bind {
+                source: BindError::InUse { .. },
+                ..
+            } => Instant::now() < patience,
+            Error::BindTcp { source, .. } => {
+                source.kind() == std::io::ErrorKind::AddrInUse && Instant::now() < patience
             }
-            Err(_) if address.port() == 0 && tries < PORT_TRIES => {}
-            Err(source) => {
-                return Err(Error::BindTcp {
-                    address: bound,
-                    source,
-                });
-            }
+            _ => false,
+        };
+        if !again {
+            return Err(error);
         }
+        std::thread::sleep(BIND_AGAIN);
     }
+}
+
+fn try_bind(address: SocketAddr, shards: u8, rcvbuf: Option<usize>) -> Result<Bound, Error> {
+    let udp = sockets::bind_shards(address, usize::from(shards), rcvbuf)
+        .map_err(|source| Error::Bind { address, source })?;
+    let bound = udp[0].local_addr().map_err(|source| Error::System {
+        operation: "getsockname",
+        source,
+    })?;
+    let tcp = listen(bound).map_err(|source| Error::BindTcp {
+        address: bound,
+        source,
+    })?;
+    Ok(Bound {
+        address: bound,
+        udp,
+        tcp,
+    })
 }
 
 fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {

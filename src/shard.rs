@@ -2,6 +2,7 @@
 //! asks of the world besides datagrams goes to the control thread or to another shard.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -72,6 +73,8 @@ pub enum ToShard {
         location: Location,
         waiting: Vec<(Flow, Vec<u8>)>,
     },
+    /// A connection closed whose messages this shard was given: the others are told after what it handed over to them.
+    Closed(Flow),
     /// A connection closed.
     Disconnected(Flow),
     /// No connection could be opened to this flow's peer.
@@ -131,6 +134,8 @@ pub struct Shard {
     control: mpsc::Sender<FromShard>,
     start: Instant,
     out: Outbox,
+    /// Connections that closed, with the shards that have still to be told; as many as there are connections.
+    closed: VecDeque<(u8, Flow)>,
     sending: Batch,
     counters: Counters,
     draining: bool,
@@ -158,6 +163,7 @@ impl Shard {
             control,
             start,
             out: Outbox::new(BATCH),
+            closed: VecDeque::new(),
             sending: Batch::new(BATCH),
             counters: Counters::default(),
             draining: false,
@@ -194,15 +200,11 @@ impl Shard {
     }
 
     fn wait(&mut self) -> Duration {
-        if !self.inbox.is_empty()
-            || !self.out.effects.is_empty()
-            || (self.draining && !self.drained)
-        {
-            return if self.out.effects.is_empty() {
-                Duration::ZERO
-            } else {
-                Duration::from_millis(1)
-            };
+        if !self.out.effects.is_empty() || !self.closed.is_empty() {
+            return Duration::from_millis(1);
+        }
+        if !self.inbox.is_empty() || (self.draining && !self.drained) {
+            return Duration::ZERO;
         }
         let now_ms = millis(self.start);
         match self.notifier.next_deadline_ms(now_ms) {
@@ -283,6 +285,11 @@ impl Shard {
                     self.notifier.receive(now_ms, flow, &bytes, &mut self.out);
                 }
             }
+            ToShard::Closed(flow) => {
+                self.notifier.disconnected(now_ms, flow);
+                let others = (0..self.others.len() as u8).filter(|&other| other != self.number);
+                self.closed.extend(others.map(|other| (other, flow)));
+            }
             ToShard::Disconnected(flow) => self.notifier.disconnected(now_ms, flow),
             ToShard::Unreachable(flow) => self.notifier.unreachable(now_ms, flow),
             ToShard::Report => {
@@ -326,6 +333,15 @@ impl Shard {
                 }
                 Err(_) => self.counters.overflows += 1,
             }
+        }
+        while let Some(&(other, flow)) = self.closed.front() {
+            if self.others[usize::from(other)]
+                .tell(ToShard::Disconnected(flow))
+                .is_err()
+            {
+                return;
+            }
+            self.closed.pop_front();
         }
     }
 

@@ -88,9 +88,12 @@ pub fn network(value: &Value) -> Option<IpNet> {
         .map(|net| net.trunc())
 }
 
-/// A host name (RFC 3261 25.1 `hostname`) or IP address as a Request-URI names it: lower case, no final dot.
 pub fn domain(value: &Value) -> Option<Box<str>> {
-    let text = value.text()?;
+    domain_name(value.text()?)
+}
+
+/// A host name (RFC 3261 25.1 `hostname`) or IP address as a Request-URI names it: lower case, no final dot.
+pub fn domain_name(text: &str) -> Option<Box<str>> {
     let name = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
     (is_literal(&name) || is_host_name(&name)).then(|| name.into())
 }

@@ -27,14 +27,17 @@ pub enum ConfigError {
     NotAllowed { given: Given, allowed: String },
     #[error("{given}: covered by {other}; allowed: {allowed}")]
     Repeated {
-        given: Given,
-        other: Given,
+        given: Box<Given>,
+        other: Box<Given>,
         allowed: String,
     },
     #[error("{given}: one too many; allowed: {allowed}")]
     TooMany { given: Given, allowed: String },
     #[error("{greater}: below {lesser}; allowed: no less than that")]
-    BelowLesser { greater: Given, lesser: Given },
+    BelowLesser {
+        greater: Box<Given>,
+        lesser: Box<Given>,
+    },
     #[error(
         "{given}: no default route to learn its address from ({source}); set advertise to the address that others send to"
     )]

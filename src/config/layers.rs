@@ -62,11 +62,10 @@ impl<'a> Layers<'a> {
             let (given, value) = read(setting, given, &parse)?;
             let allowed = || setting.allowed();
             if let Some((other, _)) = values.iter().find(|(_, other)| covers(&value, other)) {
-                let (other, allowed) = (other.clone(), allowed());
                 return Err(ConfigError::Repeated {
-                    given,
-                    other,
-                    allowed,
+                    given: Box::new(given),
+                    other: Box::new(other.clone()),
+                    allowed: allowed(),
                 });
             }
             if values.len() == most {
@@ -113,6 +112,7 @@ impl<'a> Layers<'a> {
                 continue;
             };
             if pair[0].number(&lesser.value) > pair[1].number(&greater.value) {
+                let (greater, lesser) = (Box::new(greater), Box::new(lesser));
                 return Err(ConfigError::BelowLesser { greater, lesser });
             }
         }

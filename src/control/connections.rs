@@ -199,8 +199,10 @@ impl Connections {
             None => {
                 self.counters.borrow_mut().connect_failures += 1;
                 self.forget(&connection);
-                self.tell_all(|| ToShard::Unreachable(connection.flow))
-                    .await;
+                for shard in &self.shards {
+                    self.tell(shard, ToShard::Unreachable(connection.flow))
+                        .await;
+                }
             }
         }
     }
@@ -225,9 +227,10 @@ impl Connections {
         }
         connection.arrived(None);
         // SIP knows no half-closed connections: NOTIFYs go elsewhere from now on. What was asked before is still answered.
+        // The shards hear of it by the way that its messages took, so that the end comes after the last of them.
         self.retire(&connection);
-        self.tell_all(|| ToShard::Disconnected(connection.flow))
-            .await;
+        let reader = self.reader_of(&connection);
+        self.tell(reader, ToShard::Closed(connection.flow)).await;
         self.counters.borrow_mut().closed += 1;
         if let Some(until) = connection.answers_until() {
             tokio::time::sleep_until(until.into()).await;
@@ -241,7 +244,7 @@ impl Connections {
             connection: connection.number,
             ..connection.flow
         };
-        self.tell_all(|| ToShard::Disconnected(numbered)).await;
+        self.tell(reader, ToShard::Closed(numbered)).await;
     }
 
     /// Takes messages off the stream; false when what came is no SIP.
@@ -280,21 +283,20 @@ impl Connections {
             connection: connection.number,
             ..connection.flow
         };
-        let shard = &self.shards[(connection.number % self.shards.len() as u64) as usize];
-        let mut message = ToShard::Message { flow, bytes };
+        let message = ToShard::Message { flow, bytes };
+        self.tell(self.reader_of(connection), message).await;
+    }
+
+    /// The shard that is given what arrives on a connection.
+    fn reader_of(&self, connection: &Connection) -> &ShardHandle {
+        &self.shards[(connection.number % self.shards.len() as u64) as usize]
+    }
+
+    async fn tell(&self, shard: &ShardHandle, message: ToShard) {
+        let mut message = message;
         while let Err(back) = shard.tell(message) {
             message = back;
             tokio::time::sleep(OFFER_AGAIN).await;
-        }
-    }
-
-    async fn tell_all(&self, make: impl Fn() -> ToShard) {
-        for shard in &self.shards {
-            let mut message = make();
-            while let Err(back) = shard.tell(message) {
-                message = back;
-                tokio::time::sleep(OFFER_AGAIN).await;
-            }
         }
     }
 

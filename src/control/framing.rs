@@ -127,11 +127,13 @@ mod tests {
     }
 
     fn messages(found: &[Framed]) -> Vec<&[u8]> {
-        let message = |framed| match framed {
-            Framed::Message(bytes) => Some(&bytes[..]),
-            _ => None,
-        };
-        found.iter().filter_map(message).collect()
+        let mut messages = Vec::new();
+        for framed in found {
+            if let Framed::Message(bytes) = framed {
+                messages.push(&bytes[..]);
+            }
+        }
+        messages
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use quick_xml::XmlVersion;
 use quick_xml::escape::resolve_predefined_entity;
+use quick_xml::events::attributes::Attributes;
 use quick_xml::events::{BytesDecl, BytesRef, BytesStart, Event};
 use quick_xml::name::ResolveResult;
 use quick_xml::reader::NsReader;
@@ -105,7 +106,7 @@ pub(super) fn read(bytes: &[u8], root: &str) -> Result<Element, DocumentError> {
     Ok(element)
 }
 
-/// XML 1.0 2.2, production [2].
+/// XML 1.0 2.2, production 2.
 fn is_char(c: char) -> bool {
     matches!(c, '\t' | '\n' | '\r' | ' '..='\u{FFFD}' | '\u{10000}'..)
 }
@@ -154,16 +155,50 @@ fn tree(text: &str) -> Result<Element, DocumentError> {
     }
 }
 
+/// XML 1.0 2.8, production 23: version, encoding, standalone, in this order; held to what this package allows.
 fn check_declaration(declaration: &BytesDecl<'_>) -> Result<(), DocumentError> {
-    let version = declaration.version().map_err(|_| NOT_WELL_FORMED)?;
-    if version != "1.0" {
-        return Err(DocumentError::Syntax("XML is not of version 1.0"));
+    let content = declaration.strip_prefix("xml").ok_or(NOT_WELL_FORMED)?;
+    if !is_spaced(content) {
+        return Err(NOT_WELL_FORMED);
     }
-    match declaration.encoding() {
-        None => Ok(()),
-        Some(Ok(encoding)) if encoding.eq_ignore_ascii_case("utf-8") => Ok(()),
-        Some(_) => Err(DocumentError::Syntax("XML is not in UTF-8")),
+    let mut names = ["version", "encoding", "standalone"].into_iter();
+    let mut has_version = false;
+    for attribute in Attributes::new(content, 0) {
+        let attribute = attribute.map_err(|_| NOT_WELL_FORMED)?;
+        let name = attribute.key.into_inner();
+        if !names.by_ref().any(|expected| expected == name) {
+            return Err(NOT_WELL_FORMED);
+        }
+        let (is_allowed, otherwise) = match (name, &*attribute.value) {
+            ("version", value) => (value == "1.0", "XML is not of version 1.0"),
+            ("encoding", value) => (value.eq_ignore_ascii_case("utf-8"), "XML is not in UTF-8"),
+            (_, value) => (matches!(value, "yes" | "no"), "XML is not well-formed"),
+        };
+        has_version |= name == "version";
+        if !is_allowed {
+            return Err(DocumentError::Syntax(otherwise));
+        }
     }
+    has_version.then_some(()).ok_or(NOT_WELL_FORMED)
+}
+
+/// XML 1.0 3.1: white space stands before each attribute. The reader lets it be left out after a value.
+fn is_spaced(attributes: &str) -> bool {
+    let mut open = None;
+    let mut bytes = attributes.bytes().peekable();
+    while let Some(byte) = bytes.next() {
+        match open {
+            None if matches!(byte, b'"' | b'\'') => open = Some(byte),
+            Some(quote) if byte == quote => {
+                open = None;
+                if bytes.peek().is_some_and(|next| !is_space((*next).into())) {
+                    return false;
+                }
+            }
+            _ => {}
+        }
+    }
+    true
 }
 
 fn element(start: &BytesStart<'_>, reader: &NsReader<&[u8]>) -> Result<Element, DocumentError> {
@@ -173,7 +208,7 @@ fn element(start: &BytesStart<'_>, reader: &NsReader<&[u8]>) -> Result<Element, 
         ResolveResult::Unbound => false,
         ResolveResult::Unknown(_) => return Err(DocumentError::Syntax("unknown prefix")),
     };
-    if !is_name(start.name().into_inner()) {
+    if !is_name(start.name().into_inner()) || !is_spaced(start.attributes_raw()) {
         return Err(NOT_WELL_FORMED);
     }
     let mut element = Element::default();
@@ -205,7 +240,7 @@ fn element(start: &BytesStart<'_>, reader: &NsReader<&[u8]>) -> Result<Element, 
     Ok(element)
 }
 
-/// XML 1.0 2.3, productions [4] to [5], all but ASCII taken as it comes; Namespaces 1.0: at most one colon, within.
+/// XML 1.0 2.3, productions 4 to 5, all but ASCII taken as it comes; Namespaces 1.0: at most one colon, within.
 fn is_name(name: &str) -> bool {
     let starts = |c: char| c.is_ascii_alphabetic() || c == '_' || !c.is_ascii();
     let continues = |c: char| starts(c) || c.is_ascii_digit() || matches!(c, '-' | '.');

@@ -34,6 +34,8 @@ pub(super) struct Mmsg {
     sleeper: Sleeper,
     outgoing: Outgoing,
     inbox: Inbox,
+    /// Whose turn it is to be read first: a turn that is full shall not always starve the same sockets.
+    first: usize,
 }
 
 impl Mmsg {
@@ -56,6 +58,7 @@ impl Mmsg {
             sockets,
             sleeper,
             inbox,
+            first: 0,
         })
     }
 
@@ -154,9 +157,11 @@ impl Mmsg {
         turn: &mut Turn,
         receive: &mut dyn FnMut(Received<'_>),
     ) -> io::Result<()> {
-        for (socket, number) in self.sockets.iter().zip(0u16..) {
-            loop {
-                let taken = match self.inbox.take(socket) {
+        let first = self.first;
+        self.first = (first + 1) % self.sockets.len().max(1);
+        for number in (first..self.sockets.len()).chain(0..first) {
+            while turn.received < RECEIVED_PER_TURN {
+                let taken = match self.inbox.take(&self.sockets[number]) {
                     Ok(taken) => taken,
                     Err(error) if is_passing(&error) => break,
                     Err(error) => return Err(error),
@@ -164,14 +169,14 @@ impl Mmsg {
                 for place in 0..taken {
                     let arrived = self.inbox.read(place);
                     if let Some(drops) = arrived.drops {
-                        let before = mem::replace(&mut self.drops[usize::from(number)], drops);
+                        let before = mem::replace(&mut self.drops[number], drops);
                         turn.overflowed += u64::from(drops.wrapping_sub(before));
                     }
                     match arrived.peer {
                         Some(peer) if !arrived.truncated => {
                             turn.received += 1;
                             receive(Received {
-                                socket: number,
+                                socket: number as u16,
                                 peer,
                                 bytes: arrived.bytes,
                             });
@@ -179,7 +184,7 @@ impl Mmsg {
                         _ => turn.truncated += 1,
                     }
                 }
-                if taken < TAKEN_AT_ONCE || turn.received >= RECEIVED_PER_TURN {
+                if taken < TAKEN_AT_ONCE {
                     break;
                 }
             }

@@ -82,7 +82,7 @@ pub struct Turn {
     pub failed: SmallVec<[(u32, i32); 4]>,
     /// Datagrams handed over.
     pub received: u32,
-    /// Datagrams larger than a receive buffer (never a legal one), dropped.
+    /// Datagrams dropped because they were larger than a receive buffer (no legal one is) or bore no Internet address.
     pub truncated: u32,
     /// Datagrams that the kernel dropped for want of room in a socket's queue (SO_RXQ_OVFL). A drop shows with the first
     /// datagram queued after it.
@@ -167,3 +167,6 @@ impl Engine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,6 +85,12 @@ mod tests {
     }
 
     #[test]
+    fn wakers_may_go_to_any_thread() {
+        fn anywhere<T: Send + Sync + 'static>() {}
+        anywhere::<Waker>();
+    }
+
+    #[test]
     fn a_wake_before_the_sleep_forbids_it_and_writes_nothing() {
         let (waker, sleeper) = pair().unwrap();
         waker.wake();

@@ -143,12 +143,21 @@ impl Notifier {
             return;
         };
         self.move_to(slot, hop, contact.uri);
-        let subscription = self.slots.get_mut(slot);
-        if !subscription.flags.proven {
-            subscription.owed = Owed::Full;
-            subscription.retry_ms = now_ms;
-            self.queue_first(slot);
+        if !self.slots.get(slot).flags.proven {
+            self.introduce(slot, now_ms);
         }
+    }
+
+    /// A new target gets the full state as soon as max-rate allows: until it answers, it gets no changes.
+    fn introduce(&mut self, slot: u32, now_ms: u64) {
+        let subscription = self.slots.get_mut(slot);
+        if subscription.phase != Phase::Active || subscription.owed != Owed::Nothing {
+            return;
+        }
+        subscription.owed = Owed::Full;
+        subscription.retry_ms = now_ms.max(subscription.allowed_ms());
+        self.leave_set(slot);
+        self.arm(slot, now_ms);
     }
 
     /// Where a refresh's Contact sends NOTIFYs from now on, if it is another.
@@ -215,7 +224,9 @@ impl Notifier {
             return self.end(slot, now_ms);
         }
         let backoff_s = (1 << (subscription.failures - 1)).min(RETRY_MOST_S);
-        subscription.retry_ms = now_ms + retry_after_s.map_or(backoff_s, u64::from) * 1_000;
+        let retry_ms = now_ms + retry_after_s.map_or(backoff_s, u64::from) * 1_000;
+        // RFC 6446 5.2: a new NOTIFY, so max-rate binds it too.
+        subscription.retry_ms = retry_ms.max(subscription.allowed_ms());
         subscription.owed = Owed::Full;
         (subscription.acked, subscription.told) = (0, 0);
         if matches!(subscription.phase, Phase::Ending { .. }) {
@@ -248,6 +259,8 @@ impl Notifier {
                     if failed {
                         self.counters.transport_errors += 1;
                         self.failed(now_ms, slot, Some(0));
+                    } else {
+                        self.introduce(slot, now_ms);
                     }
                 }
                 _ => self.unreachable_slot(now_ms, slot),

@@ -103,7 +103,8 @@ impl Bodies {
             .users += 1;
     }
 
-    pub fn release(&mut self, number: u32) {
+    /// One user less; the last one takes along what `current` does not want kept.
+    pub fn release(&mut self, number: u32, current: impl Fn(&BodyKey) -> bool) {
         let rendered = self.slots[number as usize]
             .as_mut()
             .expect("a body lives while it is used");
@@ -111,21 +112,35 @@ impl Bodies {
             .users
             .checked_sub(1)
             .expect("released as often as held");
+        if rendered.users == 0 && !current(&rendered.key) {
+            self.remove(number);
+        }
+    }
+
+    fn remove(&mut self, number: u32) {
+        if let Some(gone) = self.slots[number as usize].take() {
+            self.bytes -= gone.body.as_ref().map_or(0, Body::len);
+            self.numbers.remove(&gone.key);
+            self.free.push(number);
+            self.last = None;
+        }
     }
 
     /// Lets go of every body that nobody uses and that `current` does not want kept.
     pub fn sweep(&mut self, current: impl Fn(&BodyKey) -> bool) {
-        self.last = None;
         for number in 0..self.slots.len() {
             let unused = self.slots[number]
                 .as_ref()
                 .is_some_and(|kept| kept.users == 0 && !current(&kept.key));
-            if unused && let Some(gone) = self.slots[number].take() {
-                self.bytes -= gone.body.as_ref().map_or(0, Body::len);
-                self.numbers.remove(&gone.key);
-                self.free.push(number as u32);
+            if unused {
+                self.remove(number as u32);
             }
         }
+    }
+
+    /// Bodies kept.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
     }
 
     /// Bytes that all bodies hold.
@@ -208,6 +223,11 @@ impl PartSets {
         }
         self.numbers.insert(key, number);
         number
+    }
+
+    /// Sets in progress.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
     }
 
     pub fn get(&self, number: u32) -> &PartSet {

@@ -41,8 +41,14 @@ impl Notifier {
                     .change_due_ms(slot)
                     .is_some_and(|due_ms| due_ms <= now_ms);
                 let change = if due { self.change(slot) } else { None };
-                if change.is_some() || self.slots.get(slot).refresh_ms > now_ms {
+                let subscription = self.slots.get_mut(slot);
+                if change.is_some() || subscription.refresh_ms > now_ms {
                     return change;
+                }
+                // RFC 6446 5.2: nor does a periodic NOTIFY come sooner than max-rate allows.
+                subscription.refresh_ms = subscription.refresh_ms.max(subscription.allowed_ms());
+                if subscription.refresh_ms > now_ms {
+                    return None;
                 }
                 self.periodic(slot)
             }
@@ -294,10 +300,7 @@ impl Notifier {
         } else {
             return None;
         };
-        let own_ms = subscription
-            .max_rate
-            .map_or(0, |rate| by_interval(rate.interval_ms()));
-        Some(due_ms.max(own_ms))
+        Some(due_ms.max(subscription.allowed_ms()))
     }
 }
 

@@ -93,6 +93,11 @@ impl Hops {
         }
     }
 
+    /// Next hops in use.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
     pub fn find(&self, flow: &Flow) -> Option<u32> {
         self.numbers.get(flow).copied()
     }

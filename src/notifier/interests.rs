@@ -127,16 +127,24 @@ impl Interests {
             .count()
     }
 
-    pub fn leave(&mut self, number: u16) {
+    /// One user less; true when it was the last.
+    pub fn leave(&mut self, number: u16) -> bool {
         let slot = &mut self.slots[usize::from(number)];
         let interest = slot.as_mut().expect("an interest lives while it is used");
         interest.users -= 1;
-        if interest.users == 0
-            && let Some(gone) = slot.take()
-        {
+        if interest.users > 0 {
+            return false;
+        }
+        if let Some(gone) = slot.take() {
             self.numbers
                 .remove(&(gone.domain, gone.filter, gone.format));
         }
+        true
+    }
+
+    /// Interests in use.
+    pub fn len(&self) -> usize {
+        self.numbers.len()
     }
 
     pub fn get(&self, number: u16) -> &Interest {

@@ -39,7 +39,7 @@ use hops::Hops;
 use interests::Interests;
 use names::{Location, Names, Target};
 use settings::Settings;
-use subscription::{Phase, Slots};
+use subscription::{Owed, Phase, Slots};
 use wheel::Wheel;
 use window::Window;
 
@@ -81,6 +81,26 @@ impl Outbox {
             effects: VecDeque::new(),
         }
     }
+}
+
+/// What a shard holds for its subscriptions, counted: nothing once all have ended and their last timers passed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Footprint {
+    /// Subscriptions, those included that ended and wait for repeats.
+    pub slots: usize,
+    pub origins: usize,
+    pub hops: usize,
+    pub connections: usize,
+    pub unproven: usize,
+    pub interests: usize,
+    pub bodies: usize,
+    /// Bytes of all bodies.
+    pub body_bytes: usize,
+    pub sets: usize,
+    /// Entries of the queues and of the first timers.
+    pub queued: usize,
+    /// NOTIFYs in the shard's window.
+    pub unanswered: u32,
 }
 
 /// One shard's subscriptions and all that is needed to serve them.
@@ -192,6 +212,23 @@ impl Notifier {
         self.counters
     }
 
+    /// What is held now.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            slots: self.slots.taken(),
+            origins: self.origins.len(),
+            hops: self.hops.len(),
+            connections: self.on_connection.len(),
+            unproven: self.unproven.len(),
+            interests: self.interests.len(),
+            bodies: self.bodies.len(),
+            body_bytes: self.bodies.bytes(),
+            sets: self.sets.len(),
+            queued: self.first.len() + self.again.len() + self.due.len() + self.first_timers.len(),
+            unanswered: self.window.unanswered(),
+        }
+    }
+
     /// When `fill` must be called at the latest if nothing arrives; `None`: nothing is due ever.
     pub fn next_deadline_ms(&mut self, now_ms: u64) -> Option<u64> {
         let queued = !self.first.is_empty()
@@ -208,7 +245,10 @@ impl Notifier {
 
     /// Ends a subscription after one last NOTIFY with this reason.
     fn begin_ending(&mut self, slot: u32, reason: Reason, retry_after_s: Option<u32>) {
+        // The end needs no state: a set in progress would only put it off.
+        self.leave_set(slot);
         let subscription = self.slots.get_mut(slot);
+        subscription.owed = Owed::Nothing;
         subscription.phase = Phase::Ending {
             reason,
             retry_after_s,
@@ -224,7 +264,7 @@ impl Notifier {
         self.close_transaction(slot, now_ms, false);
         self.leave_set(slot);
         let subscription = self.slots.get_mut(slot);
-        let until_ms = subscription.subscribed_ms + subscription::TIMER_F_MS;
+        let until_ms = subscription.subscribed_ms + subscription::REPEATS_MS;
         let (hop, interest) = (subscription.hop, subscription.interest);
         let proven = std::mem::replace(&mut subscription.flags.proven, true);
         subscription.phase = Phase::Gone { until_ms };
@@ -232,7 +272,7 @@ impl Notifier {
             self.prove(hop);
         }
         self.leave_hop(hop, slot);
-        self.interests.leave(interest);
+        self.leave_interest(interest);
         self.live -= 1;
         if until_ms <= now_ms {
             self.forget(slot);
@@ -294,6 +334,15 @@ impl Notifier {
             }
         }
         self.hops.leave(hop);
+    }
+
+    /// The last to leave takes the interest's bodies along: filters that come and go would leave theirs behind for ever.
+    fn leave_interest(&mut self, interest: u16) {
+        if self.interests.leave(interest) {
+            let interests = &self.interests;
+            self.bodies
+                .sweep(|key| interests.is_current(key.interest, key.view));
+        }
     }
 
     fn leave_set(&mut self, slot: u32) {

@@ -284,12 +284,14 @@ impl Notifier {
             return Err(Refusal::because(403, "too many distinct filters"));
         };
         self.refresh(now_ms, slot, request, &wish, interest);
+        // RFC 5839 6.3: a condition that holds within a dialog is answered 204, and no NOTIFY follows; but a new target
+        // has to prove itself.
+        let no_notification = self.condition_holds(request, interest)
+            && hop.is_none()
+            && self.slots.get(slot).flags.proven;
         if let Some(hop) = hop {
             self.retarget(slot, hop, request);
         }
-        // RFC 5839 6.3: a condition that holds within a dialog is answered 204, and no NOTIFY follows.
-        let no_notification =
-            self.condition_holds(request, interest) && self.slots.get(slot).flags.proven;
         self.slots.get_mut(slot).flags.answered_204 = no_notification;
         self.slots.get_mut(slot).flags.suppressed = no_notification;
         let tag = self.handle(slot).tag(&self.key);
@@ -329,7 +331,7 @@ impl Notifier {
         subscription.max_rate = wish.max_rate;
         subscription.min_rate = wish.min_rate;
         subscription.limit_rates(wish.expires_s);
-        self.interests.leave(former);
+        self.leave_interest(former);
         self.counters.refreshed += 1;
     }
 

@@ -11,8 +11,12 @@ const CHUNK: usize = 1024;
 pub const T1_MS: u64 = 500;
 /// RFC 3261 17.1.2.2: retransmissions are at most this far apart.
 pub const T2_MS: u64 = 4_000;
-/// Timer F and Timer J: 64 * T1.
+/// RFC 3261 17.1.2.2: the longest that a message stays in the network.
+pub const T4_MS: u64 = 5_000;
+/// Timer F: 64 * T1.
 pub const TIMER_F_MS: u64 = 64 * T1_MS;
+/// How long repeats of a SUBSCRIBE are recognised: Timer J, and as long as the last of them may be under way.
+pub const REPEATS_MS: u64 = 64 * T1_MS + T4_MS;
 /// A subscription is held this much longer than it says, and takes refreshes in that time.
 pub const GRACE_MS: u64 = 32_000;
 
@@ -62,6 +66,9 @@ pub struct Transaction {
     pub body: Option<u32>,
     pub tag: u64,
     pub expires_s: u32,
+    /// The rates as they were: a refresh answered 204 may change them while the NOTIFY is outstanding.
+    pub max_rate: Option<Rate>,
+    pub min_rate: Option<Rate>,
     /// Subscription-State says `terminated`.
     pub last: bool,
     pub offer: Offer,
@@ -164,6 +171,12 @@ impl Subscription {
                 Some(end.min(next))
             }
         }
+    }
+
+    /// RFC 6446 5.2: the subscriber's max-rate lets no NOTIFY out before, except after a SUBSCRIBE and at the end.
+    pub fn allowed_ms(&self) -> u64 {
+        self.max_rate
+            .map_or(0, |rate| self.sent_ms + rate.interval_ms())
     }
 
     /// RFC 6665 4.2.2: what remains, never 0 while active.
@@ -349,6 +362,8 @@ mod tests {
             body: None,
             tag: 0,
             expires_s: 1,
+            max_rate: None,
+            min_rate: None,
             last: false,
             offer: Offer::Nothing,
             began_ms: 0,

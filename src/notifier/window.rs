@@ -43,6 +43,10 @@ impl Window {
             .saturating_sub(self.unanswered)
     }
 
+    pub fn unanswered(&self) -> u32 {
+        self.unanswered
+    }
+
     pub fn sent(&mut self) {
         self.unanswered += 1;
     }

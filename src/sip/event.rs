@@ -2,6 +2,7 @@
 //! Knows no subscription.
 
 use std::fmt;
+use std::num::NonZeroU64;
 
 use memchr::memchr;
 
@@ -71,7 +72,7 @@ impl<'a> State<'a> {
 
 /// A rate of RFC 6446, in ten-billionths of a notification per second: 1 to 999,999,999,999.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Rate(u64);
+pub struct Rate(NonZeroU64);
 
 impl Rate {
     const ONE_PER_SECOND: u64 = 10_000_000_000;
@@ -95,25 +96,26 @@ impl Rate {
                     .is_ascii_digit()
                     .then(|| sum * 10 + u64::from(digit - b'0'))
             })?;
-        (value > 0).then_some(Rate(value))
+        NonZeroU64::new(value).map(Rate)
     }
 
     /// The time between two notifications in milliseconds, rounded up.
     pub fn interval_ms(self) -> u64 {
-        (Self::ONE_PER_SECOND * 1000).div_ceil(self.0)
+        (Self::ONE_PER_SECOND * 1000).div_ceil(self.0.get())
     }
 
     /// The nearest rate to one notification in so many milliseconds, within the bounds.
     pub fn from_interval_ms(interval: u64) -> Rate {
         let interval = interval.clamp(1, Self::ONE_PER_SECOND * 1000);
         let nearest = (Self::ONE_PER_SECOND * 1000 + interval / 2) / interval;
-        Rate(nearest.clamp(1, Self::MOST))
+        Rate(NonZeroU64::MIN.saturating_add(nearest.clamp(1, Self::MOST) - 1))
     }
 }
 
 impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (whole, mut fraction) = (self.0 / Self::ONE_PER_SECOND, self.0 % Self::ONE_PER_SECOND);
+        let value = self.0.get();
+        let (whole, mut fraction) = (value / Self::ONE_PER_SECOND, value % Self::ONE_PER_SECOND);
         if fraction == 0 {
             return write!(f, "{whole}");
         }

@@ -122,6 +122,21 @@ fn what_vanished_is_deleted_and_a_forgotten_deletion_is_withdrawn() {
 }
 
 #[test]
+fn a_server_deleted_behind_a_filter_is_deleted_and_one_that_no_longer_matches_has_left() {
+    let up = Filter::new(Vec::new(), vec![Status::Up], Vec::new(), None).unwrap();
+    let up = Some(Arc::new(up));
+    let base = view(1, vec![entry("a", 5, false), entry("b", 5, false)]);
+    let base = Projection::new(base, up.clone(), None);
+    let mut down = entry("b", 7, false);
+    down.server.status = Status::Down;
+    let now = Projection::new(view(2, vec![entry("a", 6, true), down]), up, None);
+    assert_eq!(now.entries().count(), 0);
+    let changes = delta(&base, &now);
+    assert!(matches!(changes[0], Change::Deleted(entry) if entry.server.updated.ms == 6));
+    assert!(matches!(changes[1], Change::Left { id: "b", updated } if updated.ms == 7));
+}
+
+#[test]
 fn a_full_document_is_taken_whatever_its_version() {
     let mut table = Table::new();
     assert_eq!(table.view(), None);

@@ -132,6 +132,8 @@ fn left_out_priority_and_weight_are_those_of_the_event_package() {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(100))]
+
     #[test]
     fn full_documents_are_read_as_they_were_rendered(view in any_view(), version in 1u32..) {
         for format in FORMATS {
@@ -220,6 +222,60 @@ proptest! {
                 // A comma and the digits of two numbers of parts are all that may be counted too much.
                 prop_assert!(alone + 5 > budget);
             }
+        }
+    }
+}
+
+#[test]
+fn an_entry_that_just_fits_is_a_part_and_one_byte_less_is_too_little() {
+    let view = view(
+        7,
+        vec![Entry {
+            server: server("p1"),
+            deleted: false,
+        }],
+    );
+    let all: Vec<&Entry> = entries(&view).collect();
+    for (format, comma) in [(Format::Xml, 0), (Format::Json, 1)] {
+        let needed = part(&view, entries(&view), 1, 1, format).len() + comma;
+        let fits = split(&view, &all, format, needed);
+        assert_eq!(
+            (&fits.parts[0], fits.parts.len()),
+            (&(0..1), 1),
+            "{format:?}"
+        );
+        assert!(fits.oversize.is_empty());
+        let over = split(&view, &all, format, needed - 1);
+        assert_eq!(
+            (&over.parts[0], over.parts.len()),
+            (&(0..0), 1),
+            "{format:?}"
+        );
+        assert_eq!(over.oversize, [0]);
+    }
+}
+
+#[test]
+fn texts_that_look_like_markup_are_read_as_they_were() {
+    for text in [
+        "]]>",
+        "<![CDATA[",
+        "&amp;",
+        "&#10;",
+        "-->",
+        "\\u0041",
+        "\"}]}",
+        " \t\r\n ",
+        "",
+    ] {
+        let server = Server {
+            attributes: vec![("note".into(), text.into())],
+            ..server("p1")
+        };
+        for format in FORMATS {
+            let bytes = publication_body("example.com", &server, format);
+            let read = publication(&bytes, format).unwrap().server;
+            assert_eq!(read.attribute("note"), Some(text), "{format:?}");
         }
     }
 }

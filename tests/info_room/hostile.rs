@@ -58,6 +58,13 @@ fn what_is_no_xml_of_ours_is_refused() {
         format!("<?xml version=\"1.1\"?>{whole}"),
         format!("<?xml version=\"1.0\" encoding=\"latin1\"?>{whole}"),
         format!("<?xml version=\"1.0\"?><?xml version=\"1.0\"?>{whole}"),
+        format!("<?xml version=\"1.0\"encoding=\"UTF-8\"?>{whole}"),
+        format!("<?xml version=\"1.0\" encodig=\"UTF-8\"?>{whole}"),
+        format!("<?xml encoding=\"UTF-8\" version=\"1.0\"?>{whole}"),
+        format!("<?xml encoding=\"UTF-8\"?>{whole}"),
+        format!("<?xml version=\"1.0\" standalone=\"maybe\"?>{whole}"),
+        format!("<?xml?>{whole}"),
+        whole.replace(" status=", "status="),
         format!("{whole}{whole}"),
         format!("{whole}text"),
         format!("text{whole}"),
@@ -69,6 +76,7 @@ fn what_is_no_xml_of_ours_is_refused() {
         whole.replace(r#"xmlns="urn:fanfare:serverinfo:1""#, ""),
         whole.replace("<serverinfo", "<x:serverinfo"),
         whole.replace("id=", "x:y=\"\" id="),
+        whole.replace("id=", "colour=\"<\" id="),
         whole.replace("serverinfo", "filter"),
         within("text"),
         within(&format!("{SERVER}{SERVER}")),
@@ -215,6 +223,28 @@ fn what_is_no_json_of_ours_is_refused() {
         assert_eq!(refused(text.as_bytes(), Format::Json), 400, "{:.200}", text);
     }
     assert_eq!(refused(b"{\"domain\":\"\xff\"}", Format::Json), 400);
+}
+
+#[test]
+fn a_server_made_by_hand_is_held_to_the_same_rules() {
+    assert_eq!(server("p1").check(), Ok(()));
+    let wrong: [fn(&mut Server); 6] = [
+        |server| server.id = "p 1".into(),
+        |server| server.load = Some(101),
+        |server| server.addresses.clear(),
+        |server| server.addresses[0].port = 0,
+        |server| server.addresses[0].host = Some("a b".into()),
+        |server| server.services = vec!["a/b".into()],
+    ];
+    for alter in wrong {
+        let mut server = server("p1");
+        alter(&mut server);
+        assert_eq!(
+            server.check().map_err(DocumentError::status),
+            Err(400),
+            "{server:?}"
+        );
+    }
 }
 
 #[test]

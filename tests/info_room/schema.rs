@@ -1,4 +1,4 @@
-//! What is rendered holds to schema/serverinfo.xsd, as xmllint of Debian's libxml2-utils sees it.
+//! What is rendered holds to src/info/serverinfo.xsd, as xmllint of Debian's libxml2-utils sees it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use proptest::test_runner::TestRunner;
 use crate::worlds::{any_filter, any_view, example, server};
 
 fn xmllint(files: &[PathBuf]) -> Output {
-    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema/serverinfo.xsd");
+    let schema = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/info/serverinfo.xsd");
     let mut command = Command::new("xmllint");
     command
         .args(["--noout", "--nonet", "--schema"])

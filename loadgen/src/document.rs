@@ -1,0 +1,657 @@
+//! Reads `serverinfo` documents and judges their form. Shares nothing with the code that writes them, knows no
+//! message and no entity.
+//!
+//! All subscribers of one filter and format get the same bytes but for the version, so a document is parsed
+//! whole once and every further copy is compared with it, byte by byte: each copy is fully checked.
+
+use std::rc::Rc;
+
+use memchr::memmem;
+use quick_xml::XmlVersion;
+use quick_xml::events::{BytesStart, Event};
+use serde::Deserialize;
+
+use crate::entity::Position;
+
+const NAMESPACE: &str = "urn:fanfare:serverinfo:1";
+
+/// The notation that the entities ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    Xml,
+    Json,
+}
+
+impl Format {
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Format::Xml => "application/serverinfo+xml",
+            Format::Json => "application/serverinfo+json",
+        }
+    }
+
+    /// What stands before the version's digits.
+    fn version_mark(self) -> &'static [u8] {
+        match self {
+            Format::Xml => b" version=\"",
+            Format::Json => b"\"version\":",
+        }
+    }
+
+    /// Bytes from the version's first digit to where the shared document goes on: ten places, and in XML the quote.
+    fn version_width(self) -> usize {
+        match self {
+            Format::Xml => 11,
+            Format::Json => 10,
+        }
+    }
+}
+
+/// Why a document is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Malformed {
+    #[error("not UTF-8")]
+    NotUtf8,
+    #[error("the syntax is wrong")]
+    Syntax,
+    #[error("the root element is not a serverinfo of this namespace")]
+    Root,
+    #[error("{0} is missing")]
+    Missing(&'static str),
+    #[error("{0} has a value that is not allowed")]
+    Value(&'static str),
+    #[error("the servers are not in order of their id, or one stands twice")]
+    Order,
+    #[error("the version is not padded to ten places")]
+    Padding,
+}
+
+/// A round that a document shows: which of the simulated servers, and how far it has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reached {
+    pub server: u16,
+    pub round: u32,
+}
+
+/// A document as far as it is common to all who get it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Document {
+    pub view: u64,
+    pub base: Option<u64>,
+    pub part: Option<(u16, u16)>,
+    pub reached: Vec<Reached>,
+}
+
+impl Document {
+    /// What it says of itself, with this copy's version.
+    pub fn position(&self, version: u32) -> Position {
+        Position {
+            version,
+            view: self.view,
+            base: self.base,
+            part: self.part,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Known {
+    bytes: Vec<u8>,
+    version_at: usize,
+    document: Rc<Document>,
+}
+
+/// The documents parsed last.
+#[derive(Debug)]
+pub struct Reader {
+    format: Format,
+    /// Prefix of the ids of this run's simulated servers.
+    prefix: String,
+    known: Vec<Known>,
+    newest: usize,
+    parsed: u64,
+}
+
+impl Reader {
+    const KEPT: usize = 16;
+
+    pub fn new(format: Format, prefix: String) -> Self {
+        Reader {
+            format,
+            prefix,
+            known: Vec::new(),
+            newest: 0,
+            parsed: 0,
+        }
+    }
+
+    /// How many documents differed from those before and were parsed.
+    pub fn parsed(&self) -> u64 {
+        self.parsed
+    }
+
+    /// The document in `body` and the version of this copy.
+    pub fn read(&mut self, body: &[u8]) -> Result<(Rc<Document>, u32), Malformed> {
+        let width = self.format.version_width();
+        let count = self.known.len();
+        let found = (0..count)
+            .map(|step| (self.newest + count - step) % count)
+            .find(|&at| self.known[at].is_copy(body, width));
+        let at = match found {
+            Some(at) => at,
+            None => self.parse(body)?,
+        };
+        let known = &self.known[at];
+        let version = padded_version(
+            self.format,
+            &body[known.version_at..known.version_at + width],
+        )?;
+        Ok((Rc::clone(&known.document), version))
+    }
+
+    fn parse(&mut self, body: &[u8]) -> Result<usize, Malformed> {
+        self.parsed += 1;
+        let text = std::str::from_utf8(body).map_err(|_| Malformed::NotUtf8)?;
+        let document = match self.format {
+            Format::Xml => xml(text, &self.prefix)?,
+            Format::Json => json(text, &self.prefix)?,
+        };
+        let root = match self.format {
+            Format::Xml => memmem::find(body, b"<serverinfo").ok_or(Malformed::Root)?,
+            Format::Json => 0,
+        };
+        let mark = self.format.version_mark();
+        let version_at =
+            root + memmem::find(&body[root..], mark).ok_or(Malformed::Padding)? + mark.len();
+        if body.len() < version_at + self.format.version_width() {
+            return Err(Malformed::Padding);
+        }
+        let known = Known {
+            bytes: body.to_vec(),
+            version_at,
+            document: Rc::new(document),
+        };
+        if self.known.len() < Self::KEPT {
+            self.newest = self.known.len();
+            self.known.push(known);
+        } else {
+            self.newest = (self.newest + 1) % Self::KEPT;
+            self.known[self.newest] = known;
+        }
+        Ok(self.newest)
+    }
+}
+
+impl Known {
+    fn is_copy(&self, body: &[u8], width: usize) -> bool {
+        let after = self.version_at + width;
+        body.len() == self.bytes.len()
+            && body[after..] == self.bytes[after..]
+            && body[..self.version_at] == self.bytes[..self.version_at]
+    }
+}
+
+/// Digits, in XML the closing quote, then spaces to the end of the field.
+fn padded_version(format: Format, field: &[u8]) -> Result<u32, Malformed> {
+    let digits = field
+        .iter()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
+    let rest = match format {
+        Format::Xml => field[digits..]
+            .strip_prefix(b"\"")
+            .ok_or(Malformed::Padding)?,
+        Format::Json => &field[digits..],
+    };
+    if rest.iter().any(|&byte| byte != b' ') {
+        return Err(Malformed::Padding);
+    }
+    let text = std::str::from_utf8(&field[..digits]).map_err(|_| Malformed::NotUtf8)?;
+    text.parse()
+        .ok()
+        .filter(|&version| version > 0)
+        .ok_or(Malformed::Value("version"))
+}
+
+/// What both notations say of the document as a whole, before it is judged.
+#[derive(Debug, Default, Deserialize)]
+struct Head {
+    domain: Option<String>,
+    notifier: Option<String>,
+    version: Option<u32>,
+    view: Option<u64>,
+    state: Option<String>,
+    base: Option<u64>,
+    part: Option<u16>,
+    parts: Option<u16>,
+}
+
+impl Head {
+    fn document(self, reached: Vec<Reached>) -> Result<Document, Malformed> {
+        self.domain
+            .filter(|text| !text.is_empty())
+            .ok_or(Malformed::Missing("domain"))?;
+        self.notifier
+            .filter(|text| !text.is_empty())
+            .ok_or(Malformed::Missing("notifier"))?;
+        self.version.ok_or(Malformed::Missing("version"))?;
+        let view = self.view.ok_or(Malformed::Missing("view"))?;
+        let state = self.state.ok_or(Malformed::Missing("state"))?;
+        let base = match (state.as_str(), self.base) {
+            ("full", _) => None,
+            ("partial", Some(base)) => Some(base),
+            ("partial", None) => return Err(Malformed::Missing("base")),
+            _ => return Err(Malformed::Value("state")),
+        };
+        let part = match (self.part, self.parts) {
+            (None, None) => None,
+            (Some(part), Some(parts)) if part >= 1 && part <= parts => Some((part, parts)),
+            _ => return Err(Malformed::Value("part")),
+        };
+        Ok(Document {
+            view,
+            base,
+            part,
+            reached,
+        })
+    }
+}
+
+/// What both notations say of one server.
+#[derive(Debug, Default, Deserialize)]
+struct Server {
+    id: Option<String>,
+    state: Option<String>,
+    status: Option<String>,
+    updated: Option<String>,
+    load: Option<u8>,
+    #[serde(default)]
+    addresses: Vec<Address>,
+    #[serde(default)]
+    attributes: std::collections::BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Address {
+    ip: Option<String>,
+    port: Option<u16>,
+    transport: Option<String>,
+}
+
+impl Server {
+    fn check(&self) -> Result<&str, Malformed> {
+        let id = self.id.as_deref().ok_or(Malformed::Missing("id"))?;
+        let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if id.is_empty() || id.len() > 64 || !id.bytes().all(allowed) {
+            return Err(Malformed::Value("id"));
+        }
+        self.updated.as_ref().ok_or(Malformed::Missing("updated"))?;
+        match self.state.as_deref() {
+            Some("deleted" | "left") => return Ok(id),
+            Some(_) => return Err(Malformed::Value("state of a server")),
+            None => {}
+        }
+        self.status.as_ref().ok_or(Malformed::Missing("status"))?;
+        if self.load.is_some_and(|load| load > 100) {
+            return Err(Malformed::Value("load"));
+        }
+        if self.addresses.is_empty() {
+            return Err(Malformed::Missing("address"));
+        }
+        self.addresses.iter().try_for_each(Address::check)?;
+        Ok(id)
+    }
+
+    fn reached(&self, prefix: &str) -> Option<Reached> {
+        let server = self.id.as_deref()?.strip_prefix(prefix)?.parse().ok()?;
+        let round = self.attributes.get("round")?.parse().ok()?;
+        Some(Reached { server, round })
+    }
+}
+
+impl Address {
+    fn check(&self) -> Result<(), Malformed> {
+        let ip = self.ip.as_deref().ok_or(Malformed::Missing("ip"))?;
+        ip.parse::<std::net::IpAddr>()
+            .map_err(|_| Malformed::Value("ip"))?;
+        self.port.ok_or(Malformed::Missing("port"))?;
+        match self.transport.as_deref() {
+            Some("udp" | "tcp" | "tls" | "ws" | "wss") => Ok(()),
+            Some(_) => Err(Malformed::Value("transport")),
+            None => Err(Malformed::Missing("transport")),
+        }
+    }
+}
+
+/// The servers in the order of the document, checked, turned into what they show of this run.
+fn reached(servers: &[Server], prefix: &str) -> Result<Vec<Reached>, Malformed> {
+    let mut last = "";
+    for server in servers {
+        let id = server.check()?;
+        if id.as_bytes() <= last.as_bytes() {
+            return Err(Malformed::Order);
+        }
+        last = id;
+    }
+    Ok(servers
+        .iter()
+        .filter_map(|server| server.reached(prefix))
+        .collect())
+}
+
+fn json(text: &str, prefix: &str) -> Result<Document, Malformed> {
+    #[derive(Deserialize)]
+    struct Whole {
+        #[serde(flatten)]
+        head: Head,
+        servers: Vec<Server>,
+    }
+    let whole: Whole = serde_json::from_str(text).map_err(|_| Malformed::Syntax)?;
+    whole.head.document(reached(&whole.servers, prefix)?)
+}
+
+fn xml(text: &str, prefix: &str) -> Result<Document, Malformed> {
+    let mut reader = quick_xml::Reader::from_str(text);
+    let mut walk = Walk::default();
+    loop {
+        match reader.read_event().map_err(|_| Malformed::Syntax)? {
+            Event::Start(element) => walk.open(&element)?,
+            Event::Empty(element) => {
+                walk.open(&element)?;
+                walk.close();
+            }
+            Event::End(_) => walk.close(),
+            Event::Text(text) => walk.text(text.into_inner().as_ref()),
+            // The package allows no document types, and nothing that loadgen publishes needs a reference.
+            Event::DocType(_) => return Err(Malformed::Syntax),
+            Event::Eof => break,
+            _ => {}
+        }
+    }
+    if !walk.path.is_empty() {
+        return Err(Malformed::Syntax);
+    }
+    let head = walk.head.ok_or(Malformed::Root)?;
+    head.document(reached(&walk.servers, prefix)?)
+}
+
+/// Where in an XML document the reader stands, and what it has gathered.
+#[derive(Debug, Default)]
+struct Walk {
+    path: Vec<String>,
+    head: Option<Head>,
+    servers: Vec<Server>,
+    /// Name of the `attribute` element that is open.
+    attribute: Option<String>,
+}
+
+impl Walk {
+    fn open(&mut self, element: &BytesStart) -> Result<(), Malformed> {
+        let name = element.name().into_inner().to_owned();
+        match (self.path.len(), name.as_str()) {
+            (0, "serverinfo") if self.head.is_none() => self.head = Some(head(element)?),
+            (0, _) => return Err(Malformed::Root),
+            (1, "server") => self.servers.push(server(element)?),
+            (2, "address") => {
+                let address = address(element)?;
+                self.servers
+                    .last_mut()
+                    .ok_or(Malformed::Root)?
+                    .addresses
+                    .push(address);
+            }
+            (2, "attribute") => {
+                each(element, |key, value| {
+                    if key == "name" {
+                        self.attribute = Some(value.to_owned());
+                    }
+                    Ok(())
+                })?;
+            }
+            _ => {}
+        }
+        self.path.push(name);
+        Ok(())
+    }
+
+    fn close(&mut self) {
+        self.path.pop();
+        self.attribute = None;
+    }
+
+    fn text(&mut self, text: &str) {
+        if let (Some(name), Some(server)) = (&self.attribute, self.servers.last_mut()) {
+            server.attributes.insert(name.clone(), text.to_owned());
+        }
+    }
+}
+
+/// Calls `visit` with each attribute of an element; a repeated or broken one is an error of syntax.
+fn each(
+    element: &BytesStart,
+    mut visit: impl FnMut(&str, &str) -> Result<(), Malformed>,
+) -> Result<(), Malformed> {
+    for attribute in element.attributes() {
+        let attribute = attribute.map_err(|_| Malformed::Syntax)?;
+        let value = attribute
+            .normalized_value(XmlVersion::Implicit1_0)
+            .map_err(|_| Malformed::Syntax)?;
+        visit(attribute.key.into_inner(), &value)?;
+    }
+    Ok(())
+}
+
+fn number<T: std::str::FromStr>(name: &'static str, value: &str) -> Result<Option<T>, Malformed> {
+    value.parse().map(Some).map_err(|_| Malformed::Value(name))
+}
+
+fn head(element: &BytesStart) -> Result<Head, Malformed> {
+    let mut head = Head::default();
+    let mut namespace = false;
+    each(element, |key, value| {
+        match key {
+            "xmlns" => namespace = value == NAMESPACE,
+            "domain" => head.domain = Some(value.to_owned()),
+            "notifier" => head.notifier = Some(value.to_owned()),
+            "version" => head.version = number("version", value)?,
+            "view" => head.view = number("view", value)?,
+            "state" => head.state = Some(value.to_owned()),
+            "base" => head.base = number("base", value)?,
+            "part" => head.part = number("part", value)?,
+            "parts" => head.parts = number("parts", value)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    if namespace {
+        Ok(head)
+    } else {
+        Err(Malformed::Root)
+    }
+}
+
+fn server(element: &BytesStart) -> Result<Server, Malformed> {
+    let mut server = Server::default();
+    each(element, |key, value| {
+        match key {
+            "id" => server.id = Some(value.to_owned()),
+            "state" => server.state = Some(value.to_owned()),
+            "status" => server.status = Some(value.to_owned()),
+            "updated" => server.updated = Some(value.to_owned()),
+            "load" => server.load = number("load", value)?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(server)
+}
+
+fn address(element: &BytesStart) -> Result<Address, Malformed> {
+    let mut address = Address::default();
+    each(element, |key, value| {
+        match key {
+            "ip" => address.ip = Some(value.to_owned()),
+            "port" => address.port = number("port", value)?,
+            "transport" => address.transport = Some(value.to_owned()),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(address)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const XML: &str = concat!(
+        r#"<?xml version="1.0" encoding="UTF-8"?>"#,
+        "\n",
+        r#"<serverinfo xmlns="urn:fanfare:serverinfo:1" domain="example.com" notifier="n1@1795379461123" version="7"          view="42" state="partial" base="41">"#,
+        r#"<server id="lg-1" status="up" load="37" updated="1795379461123.0.n1"><address ip="2001:db8::1" port="5060" transport="udp"/>"#,
+        r#"<attribute name="round">17</attribute></server>"#,
+        r#"<server id="p2" state="deleted" updated="1795379460000.3.n2"/></serverinfo>"#,
+    );
+
+    const JSON: &str = concat!(
+        r#"{"domain":"example.com","notifier":"n1@1795379461123","version":7         ,"view":42,"state":"full","servers":["#,
+        r#"{"id":"lg-1","status":"up","load":37,"priority":10,"weight":60,"updated":"1795379461123.0.n1","#,
+        r#""addresses":[{"ip":"192.0.2.1","port":5060,"transport":"udp"}],"services":["proxy"],"attributes":{"round":"17"}},"#,
+        r#"{"id":"p2","state":"deleted","updated":"1795379460000.3.n2"}]}"#,
+    );
+
+    fn reader(format: Format) -> Reader {
+        Reader::new(format, "lg-".to_owned())
+    }
+
+    fn refusal(format: Format, body: &str) -> Malformed {
+        reader(format).read(body.as_bytes()).expect_err(body)
+    }
+
+    #[test]
+    fn an_xml_document_is_read() {
+        let mut reader = reader(Format::Xml);
+        let (document, version) = reader.read(XML.as_bytes()).unwrap();
+        assert_eq!(version, 7);
+        assert_eq!(
+            (document.view, document.base, document.part),
+            (42, Some(41), None)
+        );
+        assert_eq!(
+            document.reached,
+            [Reached {
+                server: 1,
+                round: 17
+            }]
+        );
+    }
+
+    #[test]
+    fn a_json_document_is_read() {
+        let mut reader = reader(Format::Json);
+        let (document, version) = reader.read(JSON.as_bytes()).unwrap();
+        assert_eq!(version, 7);
+        assert_eq!((document.view, document.base), (42, None));
+        assert_eq!(
+            document.reached,
+            [Reached {
+                server: 1,
+                round: 17
+            }]
+        );
+    }
+
+    #[test]
+    fn copies_that_differ_in_version_alone_are_parsed_once() {
+        for (format, body, short, long) in [
+            (Format::Xml, XML, "\"7\"          ", "\"4294967295\" "),
+            (Format::Json, JSON, ":7         ,", ":4294967295,"),
+        ] {
+            let mut reader = reader(format);
+            reader.read(body.as_bytes()).unwrap();
+            let other = body.replacen(short, long, 1);
+            assert_eq!(other.len(), body.len());
+            let (_, version) = reader.read(other.as_bytes()).unwrap();
+            assert_eq!(version, u32::MAX);
+            assert_eq!(reader.parsed(), 1);
+        }
+    }
+
+    #[test]
+    fn a_copy_with_one_other_byte_is_parsed_anew() {
+        let mut reader = reader(Format::Xml);
+        reader.read(XML.as_bytes()).unwrap();
+        let other = XML.replace(">17<", ">18<");
+        let (document, _) = reader.read(other.as_bytes()).unwrap();
+        assert_eq!(document.reached[0].round, 18);
+        assert_eq!(reader.parsed(), 2);
+    }
+
+    #[test]
+    fn more_documents_than_are_kept_are_still_read() {
+        let mut reader = reader(Format::Xml);
+        for round in (10..60).chain(10..60) {
+            let other = XML.replace(">17<", &format!(">{round}<"));
+            assert_eq!(
+                reader.read(other.as_bytes()).unwrap().0.reached[0].round,
+                round
+            );
+        }
+    }
+
+    #[test]
+    fn an_unpadded_version_is_refused() {
+        let body = XML.replacen("\"7\"          ", "\"7\" ", 1);
+        assert_eq!(refusal(Format::Xml, &body), Malformed::Padding);
+        let body = JSON.replacen(":7         ,", ":7,", 1);
+        assert_eq!(refusal(Format::Json, &body), Malformed::Padding);
+    }
+
+    #[test]
+    fn what_breaks_the_layout_is_refused() {
+        for (find, replace, reason) in [
+            ("</serverinfo>", "", Malformed::Syntax),
+            ("serverinfo:1", "serverinfo:2", Malformed::Root),
+            (" base=\"41\"", "", Malformed::Missing("base")),
+            (" view=\"42\"", "", Malformed::Missing("view")),
+            ("view=\"42\"", "view=\"x\"", Malformed::Value("view")),
+            (
+                "state=\"partial\"",
+                "state=\"half\"",
+                Malformed::Value("state"),
+            ),
+            ("id=\"p2\"", "id=\"aa\"", Malformed::Order),
+            ("id=\"p2\"", "id=\"lg-1\"", Malformed::Order),
+            ("id=\"p2\"", "id=\"p/2\"", Malformed::Value("id")),
+            ("load=\"37\"", "load=\"101\"", Malformed::Value("load")),
+            (" port=\"5060\"", "", Malformed::Missing("port")),
+            ("2001:db8::1", "2001:db8", Malformed::Value("ip")),
+            (
+                " updated=\"1795379460000.3.n2\"",
+                "",
+                Malformed::Missing("updated"),
+            ),
+            (" status=\"up\"", "", Malformed::Missing("status")),
+        ] {
+            let body = XML.replacen(find, replace, 1);
+            assert_ne!(body, XML);
+            assert_eq!(refusal(Format::Xml, &body), reason, "{find} -> {replace}");
+        }
+    }
+
+    #[test]
+    fn a_document_type_is_refused() {
+        let body = XML.replacen('\n', "<!DOCTYPE serverinfo>", 1);
+        assert_eq!(refusal(Format::Xml, &body), Malformed::Syntax);
+    }
+
+    #[test]
+    fn broken_json_is_refused() {
+        assert_eq!(
+            refusal(Format::Json, &JSON[..JSON.len() - 1]),
+            Malformed::Syntax
+        );
+        let body = JSON.replacen(",\"status\":\"up\"", "", 1);
+        assert_eq!(refusal(Format::Json, &body), Malformed::Missing("status"));
+    }
+}

@@ -1,0 +1,486 @@
+//! What a run came to, for people and for programs, and the progress on the way. Judges nothing but the sum.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::document::Malformed;
+use crate::entity::{Fault, Faults};
+use crate::plan::Plan;
+use crate::publisher;
+use crate::rounds::{Outcome, Rounds};
+
+/// What the swarm counts.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// SUBSCRIBEs that made a dialog and were answered 2xx.
+    pub subscribed: u64,
+    /// Entities that had a full document.
+    pub ready: u64,
+    pub last_subscribed_us: u64,
+    pub last_ready_us: u64,
+    pub subscribes_repeated: u64,
+    pub refreshes: u64,
+    /// SUBSCRIBEs that Timer F ended.
+    pub unanswered: u64,
+    /// Final answers to SUBSCRIBE that are no success, by status.
+    pub refused: BTreeMap<u16, u64>,
+    /// Answers that no SUBSCRIBE waited for.
+    pub late_answers: u64,
+    /// NOTIFYs that arrived, retransmissions and those lost on purpose among them.
+    pub received: u64,
+    /// NOTIFYs that were new.
+    pub notified: u64,
+    pub retransmissions: u64,
+    /// New documents that show the view that the entity had already.
+    pub repeated_views: u64,
+    /// Documents that did not fit, so that the entity asked for a full one.
+    pub gaps: u64,
+    pub lost_on_purpose: u64,
+    /// NOTIFYs that belong to no subscription of this run.
+    pub strays: u64,
+    pub unreadable: u64,
+    pub malformed: Option<Malformed>,
+    pub documents_parsed: u64,
+    pub dead: u64,
+    pub left: u64,
+    pub not_left: u64,
+    /// Datagrams that the kernel dropped before loadgen.
+    pub socket_drops: u64,
+    /// Datagrams that the kernel did not send.
+    pub send_refused: u64,
+}
+
+/// What the phases measured.
+#[derive(Debug, Default)]
+pub struct Measured {
+    pub subscribe_us: u64,
+    pub all_ready_us: u64,
+    pub live: u32,
+    pub lasted_us: u64,
+    pub waited_us: u64,
+    pub fan_out_us: u64,
+    pub fan_out_waited_us: u64,
+    pub cpu_ns: Option<u64>,
+    pub received: u64,
+    pub outcome: Outcome,
+}
+
+/// Loadgen is the limit from this share of its time on, in per cent.
+const BUSY_PERCENT: f64 = 95.0;
+
+#[derive(Debug, Serialize)]
+struct Subscribing {
+    entities: u32,
+    subscribed: u64,
+    not_subscribed: u64,
+    seconds: f64,
+    per_second: f64,
+    all_notified_seconds: f64,
+    repeated: u64,
+    refreshes: u64,
+    unanswered: u64,
+    late_answers: u64,
+    refused: BTreeMap<u16, u64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Notifying {
+    received: u64,
+    notified: u64,
+    retransmissions: u64,
+    repeated_views: u64,
+    gaps: u64,
+    lost_on_purpose: u64,
+    strays: u64,
+    unreadable: u64,
+    documents_parsed: u64,
+    dead: u64,
+    not_terminated: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Changing {
+    rounds: u32,
+    measured: u32,
+    failed: u64,
+    live_entities: u32,
+    missing: u64,
+    late: u64,
+    publish_repeated: u64,
+    publish_refused: BTreeMap<u16, u64>,
+}
+
+/// Microseconds from the intended time of a change to its arrival.
+#[derive(Debug, Serialize)]
+struct Latency {
+    count: u64,
+    p50: u64,
+    p90: u64,
+    p99: u64,
+    p999: u64,
+    max: u64,
+    last_entity_median: u64,
+    last_entity_worst: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Itself {
+    cpu_us_per_notify: Option<f64>,
+    busy_percent: f64,
+    fan_out_busy_percent: f64,
+    socket_drops: u64,
+    send_refused: u64,
+    is_limit: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct FaultExample {
+    fault: &'static str,
+    entity: u32,
+    cseq: u32,
+    expected: u64,
+    got: u64,
+}
+
+/// The report of one run.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    right: bool,
+    seed: u64,
+    subscribing: Subscribing,
+    notifying: Notifying,
+    changing: Changing,
+    latency_us: Latency,
+    loadgen: Itself,
+    faults: BTreeMap<&'static str, u64>,
+    fault_examples: Vec<FaultExample>,
+    malformed: Option<String>,
+}
+
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+fn busy_percent(lasted_us: u64, waited_us: u64) -> f64 {
+    if lasted_us == 0 {
+        return 0.0;
+    }
+    100.0 * (1.0 - waited_us as f64 / lasted_us as f64).max(0.0)
+}
+
+impl Report {
+    pub fn new(
+        plan: &Plan,
+        counts: Counts,
+        measured: Measured,
+        rounds: &Rounds,
+        faults: &Faults,
+        publications: publisher::Counts,
+    ) -> Self {
+        let outcome = &measured.outcome;
+        let not_subscribed = u64::from(plan.entities) - counts.ready;
+        let failed = publications.rounds_failed;
+        let latency = latency(rounds, outcome);
+        Report {
+            right: not_subscribed == 0
+                && counts.refused.is_empty()
+                && counts.unanswered == 0
+                && counts.not_left == 0
+                && outcome.missing == 0
+                && failed == 0
+                && faults.total() == 0,
+            seed: plan.seed,
+            latency_us: latency,
+            loadgen: Itself::new(&counts, &measured),
+            subscribing: Subscribing {
+                entities: plan.entities,
+                subscribed: counts.subscribed,
+                not_subscribed,
+                seconds: seconds(measured.subscribe_us),
+                per_second: counts.subscribed as f64 / seconds(measured.subscribe_us.max(1)),
+                all_notified_seconds: seconds(measured.all_ready_us),
+                repeated: counts.subscribes_repeated,
+                refreshes: counts.refreshes,
+                unanswered: counts.unanswered,
+                late_answers: counts.late_answers,
+                refused: counts.refused,
+            },
+            notifying: Notifying {
+                received: counts.received,
+                notified: counts.notified,
+                retransmissions: counts.retransmissions,
+                repeated_views: counts.repeated_views,
+                gaps: counts.gaps,
+                lost_on_purpose: counts.lost_on_purpose,
+                strays: counts.strays,
+                unreadable: counts.unreadable,
+                documents_parsed: counts.documents_parsed,
+                dead: counts.dead,
+                not_terminated: counts.not_left,
+            },
+            changing: Changing {
+                rounds: outcome.rounds,
+                measured: outcome.measured,
+                failed,
+                live_entities: measured.live,
+                missing: outcome.missing,
+                late: outcome.late,
+                publish_repeated: publications.retransmitted,
+                publish_refused: publications.refused,
+            },
+            faults: Fault::ALL
+                .iter()
+                .map(|&fault| (fault.name(), faults.count(fault)))
+                .collect(),
+            fault_examples: examples(faults),
+            malformed: counts.malformed.map(|reason| reason.to_string()),
+        }
+    }
+
+    /// Every entity had every change, in order.
+    pub fn is_right(&self) -> bool {
+        self.right
+    }
+
+    /// The table to standard output, the JSON to `json`; where that is standard output too, the table makes way
+    /// to standard error.
+    pub fn write(&self, json: Option<&Path>) -> io::Result<()> {
+        match json {
+            Some(path) if path == Path::new("-") => {
+                write!(io::stderr(), "{self}")?;
+                let mut out = io::stdout().lock();
+                serde_json::to_writer_pretty(&mut out, self)?;
+                writeln!(out)
+            }
+            Some(path) => {
+                write!(io::stdout(), "{self}")?;
+                std::fs::write(path, serde_json::to_vec_pretty(self)?)
+            }
+            None => write!(io::stdout(), "{self}"),
+        }
+    }
+}
+
+fn latency(rounds: &Rounds, outcome: &Outcome) -> Latency {
+    let all = rounds.latencies();
+    Latency {
+        count: all.len(),
+        p50: all.value_at_quantile(0.5),
+        p90: all.value_at_quantile(0.9),
+        p99: all.value_at_quantile(0.99),
+        p999: all.value_at_quantile(0.999),
+        max: all.max(),
+        last_entity_median: outcome.last_median_us,
+        last_entity_worst: outcome.last_worst_us,
+    }
+}
+
+fn examples(faults: &Faults) -> Vec<FaultExample> {
+    let examples = faults.examples().iter();
+    examples
+        .map(|example| FaultExample {
+            fault: example.fault.name(),
+            entity: example.entity,
+            cseq: example.cseq,
+            expected: example.expected,
+            got: example.got,
+        })
+        .collect()
+}
+
+impl Itself {
+    fn new(counts: &Counts, measured: &Measured) -> Self {
+        let received = measured.received.max(1) as f64;
+        let busy = busy_percent(measured.lasted_us, measured.waited_us);
+        let fan_out = busy_percent(measured.fan_out_us, measured.fan_out_waited_us);
+        Itself {
+            cpu_us_per_notify: measured.cpu_ns.map(|ns| ns as f64 / 1e3 / received),
+            busy_percent: busy,
+            fan_out_busy_percent: fan_out,
+            socket_drops: counts.socket_drops,
+            send_refused: counts.send_refused,
+            is_limit: busy > BUSY_PERCENT || fan_out > BUSY_PERCENT || counts.socket_drops > 0,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (subscribing, notifying) = (&self.subscribing, &self.notifying);
+        let (changing, latency, itself) = (&self.changing, &self.latency_us, &self.loadgen);
+        writeln!(
+            f,
+            "subscribed      {} of {} in {:.3} s, {:.0} SUBSCRIBE/s; all had a full document after {:.3} s",
+            subscribing.subscribed,
+            subscribing.entities,
+            subscribing.seconds,
+            subscribing.per_second,
+            subscribing.all_notified_seconds
+        )?;
+        writeln!(
+            f,
+            "SUBSCRIBE       {} repeated, {} refreshes, {} unanswered, {} answered late, refused {:?}",
+            subscribing.repeated,
+            subscribing.refreshes,
+            subscribing.unanswered,
+            subscribing.late_answers,
+            subscribing.refused
+        )?;
+        writeln!(
+            f,
+            "NOTIFY          {} received, {} new, {} retransmissions, {} with the same view, {} gaps",
+            notifying.received,
+            notifying.notified,
+            notifying.retransmissions,
+            notifying.repeated_views,
+            notifying.gaps
+        )?;
+        writeln!(
+            f,
+            "                {} lost on purpose, {} strays, {} unreadable, {} dead entities, {} never terminated",
+            notifying.lost_on_purpose,
+            notifying.strays,
+            notifying.unreadable,
+            notifying.dead,
+            notifying.not_terminated
+        )?;
+        writeln!(
+            f,
+            "changes         {} ({} measured) to {} entities, {} missing ({} of them late), {} not accepted",
+            changing.rounds,
+            changing.measured,
+            changing.live_entities,
+            changing.missing,
+            changing.late,
+            changing.failed
+        )?;
+        writeln!(
+            f,
+            "latency ms      p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+            Ms(latency.p50),
+            Ms(latency.p90),
+            Ms(latency.p99),
+            Ms(latency.p999),
+            Ms(latency.max)
+        )?;
+        writeln!(
+            f,
+            "to the last ms  median {}  worst {}",
+            Ms(latency.last_entity_median),
+            Ms(latency.last_entity_worst)
+        )?;
+        let limit = if itself.is_limit {
+            "loadgen was the limit"
+        } else {
+            "loadgen was not the limit"
+        };
+        writeln!(
+            f,
+            "loadgen         {:.2} us CPU a NOTIFY, busy {:.0} % (during fan-out {:.0} %), {} socket drops, {} not sent: {limit}",
+            itself.cpu_us_per_notify.unwrap_or(f64::NAN),
+            itself.busy_percent,
+            itself.fan_out_busy_percent,
+            itself.socket_drops,
+            itself.send_refused
+        )?;
+        self.write_faults(f)
+    }
+}
+
+impl Report {
+    fn write_faults(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (name, count) in self.faults.iter().filter(|(_, count)| **count > 0) {
+            writeln!(f, "FAULT           {name}: {count}")?;
+        }
+        for example in &self.fault_examples {
+            writeln!(
+                f,
+                "                {}: entity {}, CSeq {}, expected {}, got {}",
+                example.fault, example.entity, example.cseq, example.expected, example.got
+            )?;
+        }
+        if let Some(reason) = &self.malformed {
+            writeln!(f, "                malformed: {reason}")?;
+        }
+        let verdict = if self.right { "right" } else { "WRONG" };
+        writeln!(f, "verdict         {verdict} (seed {})", self.seed)
+    }
+}
+
+/// Microseconds, shown as milliseconds.
+struct Ms(u64);
+
+impl fmt::Display for Ms {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.3}", self.0 as f64 / 1e3)
+    }
+}
+
+/// How far a phase is: a bar on a terminal, else a line every few seconds.
+#[derive(Debug)]
+pub struct Progress {
+    bar: Option<ProgressBar>,
+    phase: &'static str,
+    total: u64,
+    shown: Instant,
+}
+
+impl Progress {
+    const REDRAW: Duration = Duration::from_millis(100);
+    const LINE: Duration = Duration::from_secs(5);
+
+    pub fn new() -> Self {
+        let bar = io::stderr().is_terminal().then(|| {
+            let style = ProgressStyle::with_template("{msg:14} {bar:40} {pos}/{len} {elapsed}")
+                .expect("the template is well formed");
+            ProgressBar::new(0).with_style(style)
+        });
+        Progress {
+            bar,
+            phase: "",
+            total: 0,
+            shown: Instant::now(),
+        }
+    }
+
+    pub fn begin(&mut self, phase: &'static str, total: u64) {
+        (self.phase, self.total, self.shown) = (phase, total, Instant::now());
+        match &self.bar {
+            Some(bar) => {
+                bar.reset();
+                bar.set_message(phase);
+                bar.set_length(total);
+            }
+            None => eprintln!("{phase} ({total})"),
+        }
+    }
+
+    /// Cheap enough to be called every turn.
+    pub fn at(&mut self, position: u64) {
+        let pause = if self.bar.is_some() {
+            Self::REDRAW
+        } else {
+            Self::LINE
+        };
+        if self.shown.elapsed() < pause {
+            return;
+        }
+        self.shown = Instant::now();
+        match &self.bar {
+            Some(bar) => bar.set_position(position),
+            None => eprintln!("{} {position}/{}", self.phase, self.total),
+        }
+    }
+
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}

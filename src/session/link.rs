@@ -1,0 +1,199 @@
+//! One peer over UDP or TCP: whole messages out, whole messages in. Knows of SIP only where a message on a stream ends.
+
+use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::time::timeout;
+
+use crate::client::Local;
+use crate::config::source_towards;
+use crate::info::MAX_DOCUMENT_BYTES;
+use crate::sip::scan::{Frame, frame};
+use crate::wire::Transport;
+
+/// RFC 3261 19.1.2.
+const DEFAULT_PORT: u16 = 5060;
+/// A connection that is not made, or takes nothing, for so long is given up.
+const STALL: Duration = Duration::from_secs(4);
+/// The longest head a peer may send over a connection.
+const HEAD_MOST: usize = 64 * 1024;
+/// The largest datagram.
+const DATAGRAM_MOST: usize = 65_535;
+
+/// The way to one peer.
+#[derive(Debug)]
+pub struct Link {
+    peer: SocketAddr,
+    local: SocketAddr,
+    way: Way,
+}
+
+#[derive(Debug)]
+enum Way {
+    Udp {
+        socket: UdpSocket,
+        buffer: Vec<u8>,
+    },
+    Tcp {
+        stream: Option<TcpStream>,
+        inbox: Vec<u8>,
+    },
+}
+
+/// The address of `HOST`, `HOST:PORT`, `[IPv6]:PORT` or an IP address; port 5060 where none is named. A name is looked
+/// up, and its first address taken.
+pub fn resolve(text: &str) -> io::Result<SocketAddr> {
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse() {
+        return Ok(SocketAddr::new(ip, DEFAULT_PORT));
+    }
+    let mut found = if text.contains(':') {
+        text.to_socket_addrs()?
+    } else {
+        (text, DEFAULT_PORT).to_socket_addrs()?
+    };
+    found.next().ok_or(io::ErrorKind::NotFound.into())
+}
+
+impl Link {
+    /// Over UDP the socket is bound to the address that the peer reaches us at. A TCP connection is made by `connect`.
+    pub async fn open(peer: SocketAddr, transport: Transport) -> io::Result<Link> {
+        let local = SocketAddr::new(source_towards(peer)?, 0);
+        let (local, way) = match transport {
+            Transport::Udp => {
+                let socket = UdpSocket::bind(local).await?;
+                let buffer = vec![0; DATAGRAM_MOST];
+                (socket.local_addr()?, Way::Udp { socket, buffer })
+            }
+            Transport::Tcp => {
+                let inbox = Vec::new();
+                (
+                    local,
+                    Way::Tcp {
+                        stream: None,
+                        inbox,
+                    },
+                )
+            }
+        };
+        Ok(Link { peer, local, way })
+    }
+
+    pub fn local(&self) -> Local {
+        let transport = match self.way {
+            Way::Udp { .. } => Transport::Udp,
+            Way::Tcp { .. } => Transport::Tcp,
+        };
+        Local {
+            transport,
+            address: self.local,
+        }
+    }
+
+    pub fn is_up(&self) -> bool {
+        !matches!(self.way, Way::Tcp { stream: None, .. })
+    }
+
+    pub async fn connect(&mut self) -> io::Result<()> {
+        let Way::Tcp { stream, inbox } = &mut self.way else {
+            return Ok(());
+        };
+        inbox.clear();
+        let connection = timeout(STALL, TcpStream::connect(self.peer)).await??;
+        connection.set_nodelay(true)?;
+        self.local = connection.local_addr()?;
+        *stream = Some(connection);
+        Ok(())
+    }
+
+    /// Sends one message: over UDP to `to`, else to the peer. A connection that fails is down.
+    pub async fn send(&mut self, to: Option<SocketAddr>, bytes: &[u8]) -> io::Result<()> {
+        let stream = match &mut self.way {
+            Way::Udp { socket, .. } => {
+                return socket
+                    .send_to(bytes, to.unwrap_or(self.peer))
+                    .await
+                    .map(drop);
+            }
+            Way::Tcp { stream, .. } => stream,
+        };
+        let connection = stream.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let written = timeout(STALL, write_all(connection, bytes)).await;
+        let written = written.map_err(io::Error::from).flatten();
+        written.inspect_err(|_| *stream = None)
+    }
+
+    /// The next message and where it came from. May be given up at any await. A connection that fails is down; while it
+    /// is, nothing comes.
+    pub async fn receive(&mut self) -> io::Result<(SocketAddr, Vec<u8>)> {
+        match &mut self.way {
+            Way::Udp { socket, buffer } => {
+                let (length, source) = socket.recv_from(buffer).await?;
+                Ok((source, buffer[..length].to_vec()))
+            }
+            Way::Tcp { stream: None, .. } => std::future::pending().await,
+            Way::Tcp { stream, inbox } => {
+                let message = match stream {
+                    Some(connection) => read_message(connection, inbox).await,
+                    None => Err(io::ErrorKind::NotConnected.into()),
+                };
+                let message = message.inspect_err(|_| *stream = None)?;
+                Ok((self.peer, message))
+            }
+        }
+    }
+}
+
+async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        stream.ready(Interest::WRITABLE).await?;
+        match stream.try_write(bytes) {
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+/// Reads into `inbox` until a whole message is there.
+async fn read_message(stream: &TcpStream, inbox: &mut Vec<u8>) -> io::Result<Vec<u8>> {
+    let mut chunk = [0; 16 * 1024];
+    loop {
+        match frame(inbox, HEAD_MOST, MAX_DOCUMENT_BYTES) {
+            Frame::KeepAlive(length) => drop(inbox.drain(..length)),
+            Frame::Complete(length) => return Ok(inbox.drain(..length).collect()),
+            Frame::Bad(error) => return Err(io::Error::other(error)),
+            Frame::Partial => {
+                stream.ready(Interest::READABLE).await?;
+                match stream.try_read(&mut chunk) {
+                    Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                    Ok(length) => inbox.extend_from_slice(&chunk[..length]),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_without_port_is_at_5060() {
+        let at = |text: &str| resolve(text).map(|address| address.to_string()).ok();
+        assert_eq!(at("192.0.2.1").as_deref(), Some("192.0.2.1:5060"));
+        assert_eq!(at("192.0.2.1:5070").as_deref(), Some("192.0.2.1:5070"));
+        assert_eq!(at("2001:db8::1").as_deref(), Some("[2001:db8::1]:5060"));
+        assert_eq!(at("[2001:db8::1]").as_deref(), Some("[2001:db8::1]:5060"));
+        assert_eq!(
+            at("[2001:db8::1]:5070").as_deref(),
+            Some("[2001:db8::1]:5070")
+        );
+        assert_eq!(at("192.0.2.1:99999"), None);
+    }
+}

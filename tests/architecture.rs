@@ -1,0 +1,202 @@
+//! Holds the import directions of the house: lower rooms never import higher ones.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Each room with the rooms it may import. What is not listed here is no room of `src/`.
+const ROOMS: &[(&str, &[&str])] = &[
+    ("counters", &[]),
+    ("wire", &[]),
+    ("sip", &[]),
+    ("info", &[]),
+    ("io", &["wire"]),
+    ("compositor", &["sip", "info"]),
+    ("notifier", &["counters", "wire", "sip", "info"]),
+    ("client", &["wire", "sip"]),
+    ("publisher", &["wire", "sip", "info", "client"]),
+    ("subscriber", &["wire", "sip", "info", "client"]),
+    ("load", &[]),
+    (
+        "tool",
+        &[
+            "wire",
+            "sip",
+            "info",
+            "client",
+            "config",
+            "session",
+            "subscriber",
+        ],
+    ),
+    ("session", &["wire", "sip", "info", "client", "config"]),
+    ("config", &["io", "notifier", "wire", "info"]),
+    ("shard", &["counters", "wire", "info", "io", "notifier"]),
+    (
+        "control",
+        &[
+            "counters",
+            "wire",
+            "sip",
+            "info",
+            "compositor",
+            "config",
+            "notifier",
+            "shard",
+        ],
+    ),
+    (
+        "server",
+        &[
+            "wire",
+            "info",
+            "io",
+            "compositor",
+            "config",
+            "control",
+            "notifier",
+            "shard",
+        ],
+    ),
+    (
+        "publish",
+        &[
+            "wire",
+            "sip",
+            "info",
+            "client",
+            "config",
+            "load",
+            "publisher",
+            "session",
+            "tool",
+        ],
+    ),
+    (
+        "watch",
+        &[
+            "wire",
+            "sip",
+            "info",
+            "client",
+            "config",
+            "session",
+            "subscriber",
+            "tool",
+        ],
+    ),
+];
+
+/// What the pure rooms must not touch: clocks, sockets, threads.
+const PURE: &[&str] = &[
+    "wire",
+    "sip",
+    "info",
+    "compositor",
+    "notifier",
+    "publisher",
+    "subscriber",
+];
+const IMPURE: &[&str] = &[
+    "std::thread",
+    "std::fs",
+    "Instant::now",
+    "SystemTime",
+    "UdpSocket",
+    "TcpStream",
+    "tokio",
+    "rand::rng()",
+    "thread_rng",
+    "Mutex",
+];
+
+fn sources() -> BTreeMap<String, Vec<(PathBuf, String)>> {
+    let mut rooms: BTreeMap<String, Vec<(PathBuf, String)>> = BTreeMap::new();
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut pending = vec![src.clone()];
+    while let Some(folder) = pending.pop() {
+        for entry in fs::read_dir(&folder).expect("src is readable") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() {
+                pending.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let inside = path.strip_prefix(&src).expect("below src");
+                let room = inside.iter().next().expect("a name").to_string_lossy();
+                let room = room.trim_end_matches(".rs").to_owned();
+                let text = fs::read_to_string(&path).expect("readable");
+                rooms.entry(room).or_default().push((path, text));
+            }
+        }
+    }
+    rooms
+}
+
+/// The rooms that a text imports by `crate::`.
+fn imports(text: &str) -> Vec<&str> {
+    let after = text.split("crate::").skip(1);
+    after
+        .map(|rest| {
+            rest.split(|c: char| !c.is_alphanumeric() && c != '_')
+                .next()
+                .expect("split gives one")
+        })
+        .collect()
+}
+
+/// The text without its unit tests.
+fn production(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().expect("split gives one")
+}
+
+#[test]
+fn lower_rooms_never_import_higher_ones() {
+    let mut wrong = Vec::new();
+    for (room, files) in sources() {
+        if room == "lib" || room == "main" {
+            continue;
+        }
+        let Some((_, allowed)) = ROOMS.iter().find(|(name, _)| *name == room) else {
+            wrong.push(format!("src/{room} is no room of the house"));
+            continue;
+        };
+        for (path, text) in files {
+            for import in imports(production(&text)) {
+                if import != room && !allowed.contains(&import) {
+                    wrong.push(format!("{} imports {import}", path.display()));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn pure_rooms_touch_no_clock_socket_or_thread() {
+    let mut wrong = Vec::new();
+    for (room, files) in sources()
+        .into_iter()
+        .filter(|(room, _)| PURE.contains(&room.as_str()))
+    {
+        for (path, text) in files {
+            let uses = IMPURE
+                .iter()
+                .filter(|word| production(&text).contains(*word));
+            wrong.extend(uses.map(|word| format!("{room}: {} uses {word}", path.display())));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn unsafe_stands_in_io_alone() {
+    for (room, files) in sources() {
+        for (path, text) in files {
+            let opened = text.contains("allow(unsafe_code)");
+            assert!(
+                room == "io" || !opened,
+                "{} opens unsafe code",
+                path.display()
+            );
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! Configurations, good and bad: what a bad one says, and how flags, file and defaults come together.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+use clap::Parser;
+use fanfare::config::{Arguments, Caution, Config};
+use fanfare::wire::Transport;
+
+#[derive(Debug, Parser)]
+struct Flags {
+    #[command(flatten)]
+    serve: Arguments,
+}
+
+fn config(flags: &[&str]) -> Config {
+    let flags = Flags::parse_from([&["fanfare"], flags].concat());
+    Config::new(&flags.serve).expect("a good configuration")
+}
+
+fn file(directory: &tempfile::TempDir, text: &str) -> PathBuf {
+    let path = directory.path().join("fanfare.toml");
+    fs::write(&path, text).unwrap();
+    path
+}
+
+fn serve(flags: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    command.arg("serve").args(flags).output().unwrap()
+}
+
+/// Exit status 2, one line on standard error, nothing on standard output.
+fn complaint(output: &Output) -> String {
+    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    assert!(output.stdout.is_empty());
+    let line = stderr.trim_end();
+    line.strip_prefix("fanfare: ")
+        .expect("it says who speaks")
+        .to_owned()
+}
+
+#[test]
+fn a_bad_file_is_refused_in_one_line_that_says_what_and_where() {
+    let directory = tempfile::tempdir().unwrap();
+    for (text, expected) in [
+        (
+            "shards = 0\n",
+            ":1: shards = 0: not allowed; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "\n\nshards = 65",
+            ":3: shards = 65: not allowed; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "shards = \"4\"",
+            ":1: shards = \"4\": not allowed; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "shards = [1]",
+            ":1: shards = (an array): not allowed; allowed: a whole number from 1 to 64",
+        ),
+        (
+            "rcvbuf = 1.5",
+            ":1: rcvbuf = (a float): not allowed; allowed: a whole number from 4096 to 1073741824",
+        ),
+        (
+            "shard = 4",
+            ":1: unknown key shard; the keys are those of `fanfare serve --help`",
+        ),
+        (
+            "[tcp]\nidle = 1",
+            ":1: unknown key tcp; the keys are those of `fanfare serve --help`",
+        ),
+        (
+            "# x\nlisten = [\n  \"127.0.0.1:5060\",\n  \"localhost:5060\",\n]",
+            ":4: listen = \"localhost:5060\": not allowed; allowed: at most 16 addresses with port, \
+             as 192.0.2.1:5060 or [2001:db8::1]:5060, none covered twice",
+        ),
+        (
+            "listen = [\"0.0.0.0:5060\",\n\"127.0.0.1:5060\"]",
+            ":2: listen = \"127.0.0.1:5060\": covered by PATH:1: listen = \"0.0.0.0:5060\"; allowed: at most 16 \
+             addresses with port, as 192.0.2.1:5060 or [2001:db8::1]:5060, none covered twice",
+        ),
+        (
+            "domain = \"exa mple.com\"",
+            ":1: domain = \"exa mple.com\": not allowed; allowed: at most 256 host names such as example.com, \
+             or IP addresses, each once",
+        ),
+        (
+            "domain = [\"a.example\", \"A.example.\"]",
+            ":1: domain = \"A.example.\": covered by PATH:1: domain = \"a.example\"; allowed: at most 256 host names \
+             such as example.com, or IP addresses, each once",
+        ),
+        (
+            "allow-subscribe = [\"10.0.0.0/33\"]",
+            ":1: allow-subscribe = \"10.0.0.0/33\": not allowed; allowed: at most 256 networks such as 192.0.2.0/24, \
+             2001:db8::/32 or one address, each once",
+        ),
+        (
+            "io = \"epoll\"",
+            ":1: io = \"epoll\": not allowed; allowed: one of auto, uring, mmsg",
+        ),
+        (
+            "resolver = \"yes\"",
+            ":1: resolver = \"yes\": not allowed; allowed: true or false",
+        ),
+        (
+            "node = \"a b\"",
+            ":1: node = \"a b\": not allowed; allowed: 1 to 64 of letters, digits, '.', '_', '-'",
+        ),
+        (
+            "min-interval = \"1 s\"",
+            ":1: min-interval = \"1 s\": not allowed; allowed: a time such as 100ms, 2s, 5m or plain seconds, \
+             from 0s to 60s",
+        ),
+        (
+            "expires-least = \"1500ms\"",
+            ":1: expires-least = \"1500ms\": not allowed; allowed: whole seconds such as 60, 60s or 5m, from 1 to 3600",
+        ),
+        (
+            "expires-most = 90\nexpires-least = 60",
+            ":1: expires-most = 90: below expires-default = 30m (the default); allowed: no less than that",
+        ),
+        (
+            "advertise = \"0.0.0.0\"",
+            ":1: advertise = \"0.0.0.0\": not allowed; allowed: an IP address that others can send to, one of each family",
+        ),
+        ("shards = 1\nshards = 2", ":2: no TOML: duplicate key"),
+        (
+            "node = \"a\\nb",
+            ":1: no TOML: invalid basic string, expected `\"`",
+        ),
+    ] {
+        let path = file(&directory, text);
+        let path = path.to_str().unwrap();
+        let line = complaint(&serve(&["--config", path]));
+        assert_eq!(
+            line,
+            format!("{path}{}", expected.replace("PATH", path)),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn bad_flags_are_refused_in_one_line() {
+    for (flags, expected) in [
+        (
+            &["--shards", "-1"][..],
+            "--shards -1: not allowed; allowed: a whole number from 1 to 64",
+        ),
+        (
+            &["--node", "a\nb"],
+            "--node a\\nb: not allowed; allowed: 1 to 64 of letters, digits, '.', '_', '-'",
+        ),
+        (
+            &["--no-such-flag"],
+            "unexpected argument '--no-such-flag' found; see --help",
+        ),
+        (
+            &["--shards"],
+            "a value is required for '--shards <N>' but none was supplied; see --help",
+        ),
+        (
+            &["--config", "/no/such/file"],
+            "/no/such/file: No such file or directory (os error 2)",
+        ),
+    ] {
+        assert_eq!(complaint(&serve(flags)), expected);
+    }
+}
+
+#[test]
+fn an_address_in_use_is_refused_in_one_line_that_names_it() {
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let line = complaint(&serve(&[
+        "--listen", &address, "--io", "mmsg", "--shards", "1",
+    ]));
+    assert!(line.contains(&address), "{line}");
+    assert!(line.contains("in use"), "{line}");
+}
+
+#[test]
+fn flags_override_the_file_and_the_file_the_defaults() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "shards = 3\nnode = \"from-file\"\ndomain = \"A.example\"\nmin-interval = \"250ms\"\nexpires-least = 90\n";
+    let path = file(&directory, text);
+    let config = config(&[
+        "--config",
+        path.to_str().unwrap(),
+        "--node",
+        "from-flag",
+        "--shards=2",
+    ]);
+    assert_eq!(&*config.node, "from-flag");
+    assert_eq!(config.shards, 2);
+    assert_eq!(config.domains, ["a.example".into()]);
+    assert_eq!(config.min_interval_ms, 250);
+    assert_eq!(config.expires_least_s, 90);
+    assert_eq!(config.expires_default_s, 1_800);
+    assert_eq!(config.listen, ["127.0.0.1:5060".parse().unwrap()]);
+}
+
+#[test]
+fn the_defaults_of_flags_and_core_agree() {
+    let config = config(&["--shards", "1"]);
+    let address = config.listen[0];
+    let ours = config.settings(&[address], "fanfare");
+    let core = fanfare::notifier::settings::Settings::for_address(address);
+    assert_eq!(format!("{ours:?}"), format!("{core:?}"));
+}
+
+#[test]
+fn lists_may_be_repeated_or_stand_between_commas() {
+    let config = config(&[
+        "--listen",
+        "127.0.0.1:0,127.0.0.1:0",
+        "--listen",
+        "[::1]:0",
+        "--allow-publish",
+        "10.1.2.3/8",
+    ]);
+    assert_eq!(config.listen.len(), 3);
+    assert_eq!(config.allow_publish, ["10.0.0.0/8".parse().unwrap()]);
+}
+
+#[test]
+fn the_advertised_address_stands_in_via_and_contact() {
+    let config = config(&[
+        "--listen",
+        "0.0.0.0:0,127.0.0.1:0",
+        "--advertise",
+        "192.0.2.9",
+    ]);
+    let bound = [
+        "0.0.0.0:7000".parse().unwrap(),
+        "127.0.0.1:7001".parse().unwrap(),
+    ];
+    let settings = config.settings(&bound, "x");
+    assert_eq!(&*settings.listeners[0].sent_by, b"192.0.2.9:7000");
+    assert_eq!(
+        settings.listeners[0].contact(Transport::Udp),
+        b"<sip:192.0.2.9:7000;gr=x>"
+    );
+    assert_eq!(&*settings.listeners[1].sent_by, b"127.0.0.1:7001");
+}
+
+#[test]
+fn listening_wider_than_allowing_is_cautioned() {
+    assert_eq!(config(&[]).cautions(), []);
+    let wide = ["--listen", "0.0.0.0:0", "--advertise", "192.0.2.9"];
+    let listen = "0.0.0.0:0".parse().unwrap();
+    let caution = |key| Caution::WiderThanAllowed { listen, key };
+    assert_eq!(
+        config(&wide).cautions(),
+        [caution("allow-subscribe"), caution("allow-publish")]
+    );
+    let open = [&wide[..], &["--allow-subscribe", "192.0.2.0/24"]].concat();
+    assert_eq!(config(&open).cautions(), [caution("allow-publish")]);
+}

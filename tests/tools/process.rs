@@ -1,0 +1,108 @@
+//! A `fanfare` process that ends with its test.
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Other work may share the cores: no test fails for being slow.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub struct Fanfare {
+    child: Child,
+    lines: Receiver<String>,
+}
+
+impl Fanfare {
+    pub fn run(arguments: &[&str]) -> Fanfare {
+        let mut fanfare = Fanfare::silent(arguments);
+        let stdout = fanfare.child.stdout.take().expect("a pipe");
+        fanfare.lines = lines(stdout);
+        fanfare
+    }
+
+    /// One whose standard output nobody reads yet.
+    fn silent(arguments: &[&str]) -> Fanfare {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+        command.args(arguments).stdin(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let child = command.spawn().expect("the binary runs");
+        let (_, lines) = channel();
+        Fanfare { child, lines }
+    }
+
+    /// One whose standard output is closed.
+    pub fn unread(arguments: &[&str]) -> Fanfare {
+        let mut fanfare = Fanfare::silent(arguments);
+        drop(fanfare.child.stdout.take());
+        fanfare
+    }
+
+    /// The next line of standard output that is looked for.
+    pub fn line_where(&self, wanted: impl Fn(&str) -> bool) -> String {
+        let until = Instant::now() + PATIENCE;
+        let mut seen = Vec::new();
+        loop {
+            match self
+                .lines
+                .recv_timeout(until.saturating_duration_since(Instant::now()))
+            {
+                Ok(line) if wanted(&line) => return line,
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("{error}; seen: {seen:#?}"),
+            }
+        }
+    }
+
+    pub fn line(&self) -> String {
+        self.line_where(|_| true)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_child(&self.child);
+        kill_process(pid, signal).expect("it runs");
+    }
+
+    /// Waits for its end: the exit status and what it wrote to standard error.
+    pub fn end(mut self) -> (ExitStatus, String) {
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            match self.child.try_wait().expect("a child") {
+                Some(status) => break status,
+                None => assert!(Instant::now() < until, "it does not end"),
+            }
+            // Waits for a change, not for time: the pipe closes at the end.
+            match self.lines.recv_timeout(Duration::from_millis(20)) {
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => thread::yield_now(),
+            }
+        };
+        let mut stderr = String::new();
+        let mut pipe = self.child.stderr.take().expect("a pipe");
+        pipe.read_to_string(&mut stderr).expect("text");
+        (status, stderr)
+    }
+}
+
+impl Drop for Fanfare {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn lines(stdout: ChildStdout) -> Receiver<String> {
+    let (to, lines) = channel();
+    thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            if to.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    lines
+}

@@ -263,7 +263,11 @@ impl Connections {
             while let Some(framed) = framer.next() {
                 began = None;
                 match framed {
-                    Framed::Message(bytes) => self.deliver(connection, bytes).await,
+                    Framed::Message(bytes) => {
+                        // It came to its end, however long the shard lets it wait.
+                        connection.arrived(None);
+                        self.deliver(connection, bytes).await;
+                    }
                     Framed::KeepAlive(len) if len >= PING => {
                         connection.push(PONG.to_vec(), PONG_BEHIND);
                     }

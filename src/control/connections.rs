@@ -227,8 +227,10 @@ impl Connections {
         }
         connection.arrived(None);
         // SIP knows no half-closed connections: NOTIFYs go elsewhere from now on. What was asked before is still answered.
+        // The shards hear of it by the way that its messages took, so that the end comes after the last of them.
         self.retire(&connection);
-        self.tell_gone(&connection, connection.flow).await;
+        let reader = self.reader_of(&connection);
+        self.tell(reader, ToShard::Closed(connection.flow)).await;
         self.counters.borrow_mut().closed += 1;
         if let Some(until) = connection.answers_until() {
             tokio::time::sleep_until(until.into()).await;
@@ -242,7 +244,7 @@ impl Connections {
             connection: connection.number,
             ..connection.flow
         };
-        self.tell_gone(&connection, numbered).await;
+        self.tell(reader, ToShard::Closed(numbered)).await;
     }
 
     /// Takes messages off the stream; false when what came is no SIP.
@@ -261,7 +263,11 @@ impl Connections {
             while let Some(framed) = framer.next() {
                 began = None;
                 match framed {
-                    Framed::Message(bytes) => self.deliver(connection, bytes).await,
+                    Framed::Message(bytes) => {
+                        // It came to its end, however long the shard lets it wait.
+                        connection.arrived(None);
+                        self.deliver(connection, bytes).await;
+                    }
                     Framed::KeepAlive(len) if len >= PING => {
                         connection.push(PONG.to_vec(), PONG_BEHIND);
                     }
@@ -288,13 +294,6 @@ impl Connections {
     /// The shard that is given what arrives on a connection.
     fn reader_of(&self, connection: &Connection) -> &ShardHandle {
         &self.shards[(connection.number % self.shards.len() as u64) as usize]
-    }
-
-    /// Tells the shards that a connection is gone: by the way that its messages took, so that the end comes after the last
-    /// of them.
-    async fn tell_gone(&self, connection: &Connection, flow: Flow) {
-        self.tell(self.reader_of(connection), ToShard::Closed(flow))
-            .await;
     }
 
     async fn tell(&self, shard: &ShardHandle, message: ToShard) {

@@ -127,13 +127,13 @@ mod tests {
     }
 
     fn messages(found: &[Framed]) -> Vec<&[u8]> {
-        fn message(framed: &Framed) -> Option<&[u8]> {
-            match framed {
-                Framed::Message(bytes) => Some(bytes),
-                _ => None,
+        let mut messages = Vec::new();
+        for framed in found {
+            if let Framed::Message(bytes) = framed {
+                messages.push(&bytes[..]);
             }
         }
-        found.iter().filter_map(message).collect()
+        messages
     }
 
     #[test]

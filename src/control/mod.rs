@@ -42,8 +42,9 @@ const LOOKUP_WITHIN: Duration = Duration::from_secs(3);
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// What a full shard did not take is offered again after this.
 const OFFER_AGAIN: Duration = Duration::from_millis(2);
-/// Messages taken from shards before everybody else has a turn: while its thread never rests, tokio-uring submits nothing.
-const TAKEN_AT_ONCE: usize = 256;
+/// Messages taken from shards between two rests: while its thread never rests, tokio-uring submits nothing, and no other
+/// connection is read.
+const TAKEN_BETWEEN_RESTS: usize = 256;
 const REST: Duration = Duration::from_millis(1);
 /// Counters are waited for so long; a shard that is busier is left out.
 const REPORT_WITHIN: Duration = Duration::from_millis(500);
@@ -84,6 +85,8 @@ pub struct Control {
     owed: HashMap<(usize, u16), Arc<View>>,
     /// Shards to be told that a connection which they wrote to is gone.
     gone: HashSet<(usize, Flow)>,
+    /// Messages taken since the last rest.
+    taken: usize,
     /// Shards without subscriptions since `drain`.
     drained: usize,
     start: Instant,
@@ -137,6 +140,7 @@ impl Control {
             }),
             owed: HashMap::new(),
             gone: HashSet::new(),
+            taken: 0,
             drained: 0,
             start: parts.start,
             counters: Counters::default(),
@@ -210,16 +214,18 @@ impl Control {
             .map(|due_ms| self.start + Duration::from_millis(due_ms))
     }
 
-    /// Takes what waits, with a rest where that is much.
+    /// Takes what waits, with a rest now and then.
     async fn take_many(&mut self, first: FromShard) {
-        self.take(first);
-        for _ in 1..TAKEN_AT_ONCE {
-            match self.from_shards.try_recv() {
-                Ok(message) => self.take(message),
-                Err(_) => return,
+        let mut next = Ok(first);
+        while let Ok(message) = next {
+            self.take(message);
+            self.taken += 1;
+            if self.taken == TAKEN_BETWEEN_RESTS {
+                self.taken = 0;
+                return tokio::time::sleep(REST).await;
             }
+            next = self.from_shards.try_recv();
         }
-        tokio::time::sleep(REST).await;
     }
 
     fn take(&mut self, message: FromShard) {

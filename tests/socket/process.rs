@@ -178,7 +178,14 @@ fn an_address_in_use_is_one_line_and_status_2() {
             assert!(line.to_lowercase().contains("in use"), "{line}");
         }
     }
-    let line = refused(&["--listen", "192.0.2.1:5060"]);
+    let line = refused(&[
+        "--listen",
+        "192.0.2.1:5060",
+        "--allow-subscribe",
+        "192.0.2.0/24",
+        "--allow-publish",
+        "192.0.2.0/24",
+    ]);
     assert!(line.contains("192.0.2.1:5060"), "{line}");
     serves(node.address());
     serves(shared.address());

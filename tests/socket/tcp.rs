@@ -10,10 +10,14 @@ use crate::sip::{Draft, Message, Tcp, Udp, document, options, publish, serves, s
 
 const V4: &str = "127.0.0.1:0";
 
-/// Publishes a new server over UDP.
+/// Publishes a new server over UDP, again until it is answered as Timer E would.
 fn announce(node: SocketAddr, id: &str) {
     let peer = Udp::new(node);
-    let answer = peer.ask(&publish("UDP", peer.address, id));
+    let draft = publish("UDP", peer.address, id);
+    let answer = until("the answer to PUBLISH", || {
+        peer.send(&draft.bytes());
+        peer.receive_within(Duration::from_secs(4))
+    });
     assert_eq!(answer.status(), 200, "{answer:?}");
 }
 

@@ -12,7 +12,7 @@
 //! | [`shard`] | one core's turn: joins `io` and `notifier` | SIP, views |
 //! | [`config`] | file and flags to one checked [`config::Config`] | what the settings do |
 //! | [`publish`], [`watch`] | the tools: an agent, a socket and a terminal | the protocol |
-//! | [`session`], [`tool`], [`load`] | what drives an agent; what the tools share; this machine's load | the protocol |
+//! | [`session`], [`tool`], [`load`], [`log`] | what drives an agent; what the tools share; this machine's load; log lines | the protocol |
 //! | [`publisher`], [`subscriber`], [`client`] | the other side: publication and subscription as pure cores | sockets, clocks |
 //! | [`notifier`] | one shard of subscriptions (RFC 6665) | sockets, threads, clocks |
 //! | [`compositor`] | publications, leases, entity-tags to views (RFC 3903) | subscribers |

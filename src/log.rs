@@ -1,7 +1,9 @@
 //! Where log lines go, and which. Knows nothing of what is logged.
 
 use std::io::{IsTerminal, stderr};
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
@@ -16,4 +18,46 @@ pub fn start() {
         .with_writer(stderr)
         .with_ansi(stderr().is_terminal())
         .init();
+}
+
+/// What goes wrong for every datagram is logged at most this often.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// Lets one line through in a second, whichever thread comes first; the counters have the rest.
+#[derive(Debug)]
+pub struct Seldom {
+    last: Mutex<Option<Instant>>,
+}
+
+impl Seldom {
+    pub const fn new() -> Self {
+        Seldom {
+            last: Mutex::new(None),
+        }
+    }
+
+    /// True if the line may be logged now.
+    pub fn permits(&self, now: Instant) -> bool {
+        let mut last = self.last.lock();
+        let permitted = last.is_none_or(|last| now.saturating_duration_since(last) >= EVERY);
+        if permitted {
+            *last = Some(now);
+        }
+        permitted
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_a_second_is_let_through() {
+        let (seldom, start) = (Seldom::new(), Instant::now());
+        let permits = |ms| seldom.permits(start + Duration::from_millis(ms));
+        assert_eq!(
+            [0, 1, 999, 1_000, 1_001].map(permits),
+            [true, false, false, true, false]
+        );
+    }
 }

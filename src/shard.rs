@@ -13,6 +13,7 @@ use tracing::warn;
 use crate::counters::counters;
 use crate::info::View;
 use crate::io::{Engine, Turn, Waker};
+use crate::log::Seldom;
 use crate::notifier::names::{Location, Target};
 use crate::notifier::{self, Effect, Notifier, Outbox};
 use crate::wire::{Batch, Flow, Transport};
@@ -27,8 +28,8 @@ const TAKEN_PER_TURN: usize = 1_024;
 const EFFECTS_MOST: usize = 65_536;
 /// An idle shard looks at its inbox at least this often.
 const IDLE: Duration = Duration::from_secs(1);
-/// Logged at most this often.
-const LOG_EVERY: Duration = Duration::from_secs(1);
+/// What the kernel refuses is logged for all shards together.
+static REFUSALS: Seldom = Seldom::new();
 
 counters! {
     /// Datagrams the kernel took.
@@ -140,7 +141,6 @@ pub struct Shard {
     counters: Counters,
     draining: bool,
     drained: bool,
-    logged: Option<Instant>,
 }
 
 impl Shard {
@@ -168,7 +168,6 @@ impl Shard {
             counters: Counters::default(),
             draining: false,
             drained: false,
-            logged: None,
         }
     }
 
@@ -248,11 +247,8 @@ impl Shard {
             .first()
             .map(|&(_, errno)| std::io::Error::from_raw_os_error(errno));
         if (failed.is_some() || turn.overflowed > 0 || turn.gso_off)
-            && self
-                .logged
-                .is_none_or(|logged| logged.elapsed() >= LOG_EVERY)
+            && REFUSALS.permits(Instant::now())
         {
-            self.logged = Some(Instant::now());
             let shard = self.number;
             warn!(
                 shard,

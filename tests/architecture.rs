@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 const ROOMS: &[(&str, &[&str])] = &[
     ("counters", &[]),
     ("wire", &[]),
+    ("log", &[]),
     ("sip", &[]),
     ("info", &[]),
     ("io", &["wire"]),
@@ -31,7 +32,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ),
     ("session", &["wire", "sip", "info", "client", "config"]),
     ("config", &["io", "notifier", "wire", "info"]),
-    ("shard", &["counters", "wire", "info", "io", "notifier"]),
+    (
+        "shard",
+        &["log", "counters", "wire", "info", "io", "notifier"],
+    ),
     (
         "control",
         &[

@@ -15,6 +15,7 @@ use super::framing::{Framed, Framer};
 use super::stream::{Listener, Stream};
 use crate::config::TcpBounds;
 use crate::counters::counters;
+use crate::log::Seldom;
 use crate::shard::{ShardHandle, ToShard};
 use crate::wire::{Datagram, Flow, Transport};
 
@@ -28,7 +29,6 @@ const OFFER_AGAIN: Duration = Duration::from_millis(1);
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// How often connections are looked at for idleness.
 pub const SWEEP_EVERY: Duration = Duration::from_secs(1);
-const LOG_EVERY: Duration = Duration::from_secs(1);
 /// RFC 5626 4.4.1: a "ping" is a double CRLF, answered by a single one.
 const PING: usize = 4;
 const PONG: &[u8] = b"\r\n";
@@ -71,7 +71,7 @@ pub struct Connections {
     sources: RefCell<HashMap<IpAddr, usize>>,
     last_number: Cell<u64>,
     counters: RefCell<Counters>,
-    logged: Cell<Option<Instant>>,
+    log_errors: Seldom,
 }
 
 impl Connections {
@@ -85,7 +85,7 @@ impl Connections {
             sources: RefCell::default(),
             last_number: Cell::new(0),
             counters: RefCell::default(),
-            logged: Cell::new(None),
+            log_errors: Seldom::new(),
         })
     }
 
@@ -110,9 +110,7 @@ impl Connections {
     }
 
     fn log(&self, error: &io::Error) {
-        let logged = self.logged.get();
-        if logged.is_none_or(|logged| logged.elapsed() >= LOG_EVERY) {
-            self.logged.set(Some(Instant::now()));
+        if self.log_errors.permits(Instant::now()) {
             warn!(%error, "cannot accept connections");
         }
     }

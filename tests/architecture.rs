@@ -39,6 +39,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "control",
         &[
+            "log",
             "counters",
             "wire",
             "sip",

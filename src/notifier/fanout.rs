@@ -368,7 +368,7 @@ impl Notifier {
         let interval_ms = self.settings.refresh_interval_ms;
         let subscription = self.slots.get_mut(slot);
         subscription.refresh_ms = match subscription.min_rate {
-            Some(rate) => now_ms + rate.interval_ms().min(interval_ms),
+            Some(rate) => subscription.sent_ms + rate.interval_ms().min(interval_ms),
             None => {
                 let phase_ms =
                     (u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % interval_ms;

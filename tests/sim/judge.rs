@@ -1005,7 +1005,9 @@ impl Judge {
                 self.truth.shown(view, &wanted),
                 self.truth.shown(newest, &wanted),
             );
-            notably_different(&then, &now) || self.truth.load_told_since(view, newest, &wanted)
+            then != now
+                && (notably_different(&then, &now)
+                    || self.truth.load_told_since(view, newest, &wanted))
         };
         let dialog = self.dialog(key);
         if !behind || wanted.most.is_some() {
@@ -1014,9 +1016,11 @@ impl Judge {
         }
         let since_ms = *dialog.behind_since_ms.get_or_insert(now_ms);
         if now_ms > since_ms + max_rate_ms.max(LOAD_INTERVAL_MS) + crowd_ms {
+            let then = self.truth.shown(view, &wanted);
+            let told = self.truth.objection(newest, &wanted, &then);
             self.fail(
                 "a change is told in time",
-                &format!("{detail}, newest {newest}, behind since {since_ms}"),
+                &format!("{detail}, newest {newest}, behind since {since_ms}: {told:?}"),
             );
         }
     }

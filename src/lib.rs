@@ -30,6 +30,7 @@ mod counters;
 pub mod info;
 pub mod io;
 pub mod load;
+pub mod log;
 pub mod notifier;
 pub mod publish;
 pub mod publisher;

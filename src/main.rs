@@ -1,15 +1,12 @@
 //! `fanfare`: arguments -> configuration -> run. Knows no protocol; says every error in one line.
 
-use std::io::{IsTerminal, stderr};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use fanfare::config::{self, Config};
-use fanfare::{publish, server, tool, watch};
+use fanfare::{log, publish, server, tool, watch};
 use mimalloc::MiMalloc;
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::filter::LevelFilter;
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -58,7 +55,7 @@ impl Failure {
 }
 
 fn main() -> ExitCode {
-    log();
+    log::start();
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(error) => return help(&error),
@@ -95,17 +92,4 @@ fn help(error: &clap::Error) -> ExitCode {
         _ => eprintln!("fanfare: {}", tool::one_line(&error.to_string())),
     }
     ExitCode::from(2)
-}
-
-fn log() {
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .with_env_var("FANFARE_LOG")
-        .from_env_lossy();
-    let ansi = stderr().is_terminal();
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(stderr)
-        .with_ansi(ansi)
-        .init();
 }

@@ -42,7 +42,7 @@ pub struct Arguments {
     #[arg(long)]
     once: bool,
     /// Life to ask for at each refresh, in seconds; a silent notifier is noticed no later than that
-    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     expires: u32,
     /// Transport of the subscription
     #[arg(long, default_value = "udp")]

@@ -22,18 +22,22 @@ fn config(flags: &[&str]) -> Config {
 
 fn file(directory: &tempfile::TempDir, text: &str) -> PathBuf {
     let path = directory.path().join("fanfare.toml");
-    fs::write(&path, text).unwrap();
+    fs::write(&path, text).expect("written");
     path
 }
 
 fn serve(flags: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
-    command.arg("serve").args(flags).output().unwrap()
+    command
+        .arg("serve")
+        .args(flags)
+        .output()
+        .expect("the binary runs")
 }
 
 /// Exit status 2, one line on standard error, nothing on standard output.
 fn complaint(output: &Output) -> String {
-    let stderr = String::from_utf8(output.stderr.clone()).unwrap();
+    let stderr = String::from_utf8(output.stderr.clone()).expect("text");
     assert_eq!(output.status.code(), Some(2), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(output.stdout.is_empty());

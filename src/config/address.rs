@@ -13,8 +13,7 @@ use super::value::{Given, Value};
 
 /// The addresses to listen at, none of which takes what another would get.
 pub fn listen(layers: &Layers<'_>) -> Result<Vec<SocketAddr>, ConfigError> {
-    let addresses = layers.distinct(&LISTEN, 16, socket_address, overlaps)?;
-    Ok(addresses.into_iter().map(|(_, address)| address).collect())
+    layers.distinct(&LISTEN, 16, socket_address, overlaps)
 }
 
 fn socket_address(value: &Value) -> Option<SocketAddr> {
@@ -34,13 +33,12 @@ fn overlaps(one: &SocketAddr, other: &SocketAddr) -> bool {
 /// What Via and Contact say: what was given, and for a wildcard of the other family what the default route tells.
 pub fn advertise(layers: &Layers<'_>, listen: &[SocketAddr]) -> Result<Vec<IpAddr>, ConfigError> {
     let same_family = |one: &IpAddr, other: &IpAddr| one.is_ipv4() == other.is_ipv4();
-    let given = layers.distinct(&ADVERTISE, 2, reachable, same_family)?;
-    let mut advertised: Vec<IpAddr> = given.into_iter().map(|(_, ip)| ip).collect();
+    let mut advertised = layers.distinct(&ADVERTISE, 2, reachable, same_family)?;
     for (place, address) in listen.iter().enumerate() {
         let ip = address.ip();
         if ip.is_unspecified() && !advertised.iter().any(|known| same_family(known, &ip)) {
             advertised.push(behind(ip).map_err(|source| ConfigError::NoRoute {
-                given: listen_given(layers, place),
+                given: listen_given(layers, place).into(),
                 source,
             })?);
         }

@@ -24,7 +24,7 @@ pub enum ConfigError {
         key: String,
     },
     #[error("{given}: not allowed; allowed: {allowed}")]
-    NotAllowed { given: Given, allowed: String },
+    NotAllowed { given: Box<Given>, allowed: String },
     #[error("{given}: covered by {other}; allowed: {allowed}")]
     Repeated {
         given: Box<Given>,
@@ -32,7 +32,7 @@ pub enum ConfigError {
         allowed: String,
     },
     #[error("{given}: one too many; allowed: {allowed}")]
-    TooMany { given: Given, allowed: String },
+    TooMany { given: Box<Given>, allowed: String },
     #[error("{greater}: below {lesser}; allowed: no less than that")]
     BelowLesser {
         greater: Box<Given>,
@@ -41,5 +41,8 @@ pub enum ConfigError {
     #[error(
         "{given}: no default route to learn its address from ({source}); set advertise to the address that others send to"
     )]
-    NoRoute { given: Given, source: io::Error },
+    NoRoute {
+        given: Box<Given>,
+        source: io::Error,
+    },
 }

@@ -45,36 +45,37 @@ impl<'a> Layers<'a> {
         most: usize,
         parse: impl Fn(&Value) -> Option<T>,
     ) -> Result<Vec<T>, ConfigError> {
-        let values = self.distinct(setting, most, parse, T::eq)?;
-        Ok(values.into_iter().map(|(_, value)| value).collect())
+        self.distinct(setting, most, parse, T::eq)
     }
 
-    /// At most `most` values with where they were given, none of which `covers` an earlier one.
+    /// At most `most` values, none of which `covers` an earlier one.
     pub fn distinct<T>(
         &self,
         setting: &'static Setting,
         most: usize,
         parse: impl Fn(&Value) -> Option<T>,
         covers: impl Fn(&T, &T) -> bool,
-    ) -> Result<Vec<(Given, T)>, ConfigError> {
+    ) -> Result<Vec<T>, ConfigError> {
         let mut values: Vec<(Given, T)> = Vec::new();
         for given in self.given(setting) {
             let (given, value) = read(setting, given, &parse)?;
             let allowed = || setting.allowed();
             if let Some((other, _)) = values.iter().find(|(_, other)| covers(&value, other)) {
                 return Err(ConfigError::Repeated {
-                    given: Box::new(given),
-                    other: Box::new(other.clone()),
+                    given: given.into(),
+                    other: other.clone().into(),
                     allowed: allowed(),
                 });
             }
             if values.len() == most {
-                let allowed = allowed();
-                return Err(ConfigError::TooMany { given, allowed });
+                return Err(ConfigError::TooMany {
+                    given: given.into(),
+                    allowed: allowed(),
+                });
             }
             values.push((given, value));
         }
-        Ok(values)
+        Ok(values.into_iter().map(|(_, value)| value).collect())
     }
 
     /// A number that the setting's bounds allow; those bounds fit `N`.
@@ -112,7 +113,7 @@ impl<'a> Layers<'a> {
                 continue;
             };
             if pair[0].number(&lesser.value) > pair[1].number(&greater.value) {
-                let (greater, lesser) = (Box::new(greater), Box::new(lesser));
+                let (greater, lesser) = (greater.into(), lesser.into());
                 return Err(ConfigError::BelowLesser { greater, lesser });
             }
         }
@@ -136,7 +137,7 @@ fn read<T>(
     match parse(&given.value) {
         Some(value) => Ok((given, value)),
         None => Err(ConfigError::NotAllowed {
-            given,
+            given: given.into(),
             allowed: setting.allowed(),
         }),
     }

@@ -344,7 +344,6 @@ pub const DATAGRAM_MOST: Setting = Setting {
     is_list: false,
 };
 
-/// RFC 3261 18: every SIP element speaks both.
 /// Below the 20,000 file descriptors that a service usually has.
 pub const TCP_CONNECTIONS_MOST: Setting = Setting {
     key: "tcp-connections-most",

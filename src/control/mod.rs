@@ -93,13 +93,20 @@ pub struct Control {
     counters: Counters,
 }
 
+/// SUBSCRIBEs that wait for a lookup, each with the flow it came on.
+type Parked = Vec<(Flow, Vec<u8>)>;
+
 /// Names being looked up, and what waits for them.
 #[derive(Debug)]
 struct Lookups {
     resolver: Option<TokioResolver>,
-    waiting: RefCell<HashMap<(u8, Target), Vec<(Flow, Vec<u8>)>>>,
+    waiting: RefCell<HashMap<(u8, Target), Parked>>,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one lives at a time, and is taken apart at once"
+)]
 enum Next {
     Shard(Option<FromShard>),
     Tick,

@@ -99,7 +99,7 @@ impl Notifier {
         }
         self.leave_set(slot);
         if let Some(event) = answer.event {
-            self.adopt_rates(slot, event);
+            self.adopt_rates(now_ms, slot, event);
         }
         if let Some(contact) = answer.contact {
             self.adopt_target(now_ms, slot, contact);
@@ -111,17 +111,19 @@ impl Notifier {
     }
 
     /// RFC 6446 5.2: the subscriber may change its rates in a 2xx to NOTIFY; one without Event changes nothing.
-    fn adopt_rates(&mut self, slot: u32, event: &[u8]) {
+    fn adopt_rates(&mut self, now_ms: u64, slot: u32, event: &[u8]) {
         let Some(event) = Event::parse(event) else {
             return;
         };
+        if event.max_rate.is_none() && event.min_rate.is_none() {
+            return;
+        }
         let subscription = self.slots.get_mut(slot);
-        if event.max_rate.is_some() {
-            subscription.max_rate = event.max_rate;
-        }
-        if event.min_rate.is_some() {
-            subscription.min_rate = event.min_rate;
-        }
+        subscription.max_rate = event.max_rate.or(subscription.max_rate);
+        subscription.min_rate = event.min_rate.or(subscription.min_rate);
+        let remaining_s = subscription.remaining_s(now_ms);
+        subscription.limit_rates(remaining_s);
+        self.schedule_refresh(slot, now_ms);
     }
 
     /// RFC 3261 12.2.1.2: a 2xx to a target refresh request replaces the remote target by its Contact. The new one has

@@ -6,7 +6,7 @@ use rand::RngExt;
 
 use super::handle::Handle;
 use super::requests::{Detail, Refusal};
-use super::subscription::{Dialog, Flags, Owed, Phase, Subscription, Text};
+use super::subscription::{Dialog, Flags, Offer, Owed, Phase, Subscription, Text};
 use super::target::{NextHop, contact_uri, route_set};
 use super::{Effect, Notifier, Outbox};
 use crate::info::{Filter, Format};
@@ -319,9 +319,13 @@ impl Notifier {
         let branch = self.branch_digest(request);
         let subscription = self.slots.get_mut(slot);
         let former = std::mem::replace(&mut subscription.interest, interest);
-        if former != interest {
-            // Another filter or format: no base that the subscriber holds.
-            (subscription.acked, subscription.told) = (0, 0);
+        let changed = former != interest;
+        if changed {
+            // Another filter or format: no base that the subscriber holds, nor will what is outstanding give it one.
+            subscription.acked = 0;
+            if let Some(transaction) = &mut subscription.transaction {
+                transaction.offer = Offer::Nothing;
+            }
         }
         subscription.remote_cseq = request.cseq.number;
         subscription.remote_branch = branch;
@@ -331,7 +335,11 @@ impl Notifier {
         subscription.max_rate = wish.max_rate;
         subscription.min_rate = wish.min_rate;
         subscription.limit_rates(wish.expires_s);
+        if changed {
+            self.leave_set(slot);
+        }
         self.leave_interest(former);
+        self.schedule_refresh(slot, now_ms);
         self.counters.refreshed += 1;
     }
 
@@ -348,6 +356,8 @@ impl Notifier {
             };
         }
         if no_notification {
+            let subscription = self.slots.get_mut(slot);
+            subscription.retry_ms = subscription.retry_ms.max(subscription.allowed_ms());
             return self.arm(slot, now_ms);
         }
         if self.close_transaction(slot, now_ms, false).is_some() {
@@ -468,7 +478,7 @@ impl Notifier {
 impl Subscription {
     /// RFC 6446 5.3: a max-rate that would let nothing through before the end is raised to one in that time; 6.3 wants
     /// min-rate not above it.
-    fn limit_rates(&mut self, expires_s: u32) {
+    pub(super) fn limit_rates(&mut self, expires_s: u32) {
         let most_ms = u64::from(expires_s.max(1)) * 1_000;
         if self
             .max_rate

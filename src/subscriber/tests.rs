@@ -2,6 +2,8 @@
 
 use super::*;
 use crate::info::DocumentEntry;
+use crate::sip::request::Request;
+use crate::sip::write::Responder;
 use crate::wire::Transport;
 
 const NOTIFIER: &str = "192.0.2.1:5060";

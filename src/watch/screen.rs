@@ -30,24 +30,23 @@ impl Screen {
         let (width, height) = size().unwrap_or(UNKNOWN);
         let mut out = Vec::new();
         queue!(out, BeginSynchronizedUpdate)?;
-        for (line, row) in fit(rows, width.into(), height.into()).iter().enumerate() {
-            queue!(out, MoveTo(0, u16::try_from(line).unwrap_or(u16::MAX)))?;
+        for (line, row) in (0..).zip(fit(rows, width.into(), height.into())) {
+            // Before the text: behind a full line the cursor stands on its last character.
+            queue!(out, MoveTo(0, line), Clear(ClearType::CurrentLine))?;
             for Span { text, colour } in row {
                 match colour {
                     Some(colour) => {
-                        queue!(out, SetForegroundColor(*colour), Print(text), ResetColor)?
+                        queue!(out, SetForegroundColor(colour), Print(text), ResetColor)?;
                     }
                     None => queue!(out, Print(text))?,
                 }
             }
-            queue!(
-                out,
-                Clear(ClearType::UntilNewLine),
-                MoveTo(0, u16::try_from(line + 1).unwrap_or(u16::MAX))
-            )?;
         }
-        if rows.len() < height.into() {
-            queue!(out, Clear(ClearType::FromCursorDown))?;
+        if let Some(below) = u16::try_from(rows.len())
+            .ok()
+            .filter(|below| *below < height)
+        {
+            queue!(out, MoveTo(0, below), Clear(ClearType::FromCursorDown))?;
         }
         queue!(out, EndSynchronizedUpdate)?;
         let mut terminal = stdout().lock();

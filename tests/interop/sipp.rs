@@ -2,9 +2,10 @@
 //! Knows nothing of what the scenarios say.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -69,7 +70,7 @@ impl Message {
 }
 
 impl Sipp {
-    /// Starts one call of a scenario towards `target`. SIPp finds ports for itself.
+    /// Starts one call of a scenario towards `target`. SIPp finds a port for itself.
     pub fn start(scenario: &str, transport: Transport, target: SocketAddr, args: &[&str]) -> Sipp {
         Sipp::calls(1, scenario, transport, target, args)
     }
@@ -95,7 +96,7 @@ impl Sipp {
             .arg("-sf")
             .arg(file)
             .args(["-t", &format!("{}1", &transport.name()[..1])])
-            .args(["-i", "127.0.0.1", "-nostdin"])
+            .args(["-i", &own_address().to_string(), "-nostdin"])
             .args(["-m", &calls, "-l", &calls, "-r", "100"])
             // A failure is told, not mended with a BYE.
             .args(["-default_behaviors", "abortunexp"])
@@ -135,6 +136,15 @@ impl Sipp {
         // SIPp makes the file when it has something to write.
         String::from_utf8_lossy(&fs::read(path).unwrap_or_default()).into_owned()
     }
+}
+
+/// A loopback address for this SIPp alone: it looks for a free port before it listens there, which two at once on one
+/// address may both find.
+fn own_address() -> Ipv4Addr {
+    static GIVEN: AtomicU8 = AtomicU8::new(0);
+    let number = GIVEN.fetch_add(1, Ordering::Relaxed);
+    let [.., high, low] = std::process::id().to_be_bytes();
+    Ipv4Addr::new(127, 64 | (high & 63), low, number)
 }
 
 /// Runs one call of a scenario to its end.

@@ -9,7 +9,7 @@ use fanfare::wire::{Datagram, Flow, Transport};
 use crate::plan::{Case, Kind, Plan};
 use crate::reader::{Document, Wanted};
 use crate::text::{Sip, param};
-use crate::truth::{Truth, notably_different, urgently_different};
+use crate::truth::{Class, Truth, notably_different};
 
 /// Call-ID and the notifier's tag.
 pub type Key = (String, String);
@@ -31,6 +31,7 @@ struct Asked {
     max_rate_ms: Option<u64>,
     min_rate_ms: Option<u64>,
     conditional: bool,
+    accept: String,
     /// No bit of it was flipped on the way.
     certain: bool,
 }
@@ -68,6 +69,7 @@ struct Dialog {
     /// A last NOTIFY went out.
     terminated: bool,
     wanted: Wanted,
+    accept: String,
     max_rate_ms: Option<u64>,
     min_rate_ms: Option<u64>,
     sent_ms: u64,
@@ -106,6 +108,8 @@ pub struct Judge {
     case: Case,
     kind: Kind,
     window_most: usize,
+    /// How long a closed window may put off what is due.
+    patience_ms: u64,
     now_ms: u64,
     pub truth: Truth,
     /// The newest view of each shard.
@@ -139,6 +143,11 @@ impl Judge {
             case,
             kind: plan.kind,
             window_most: (plan.receive_buffer / 2 / 1300).max(32),
+            patience_ms: if plan.one_hop || plan.kind == Kind::Crowd {
+                60_000
+            } else {
+                1_000
+            },
             now_ms: 0,
             truth: Truth::default(),
             known: vec![1; plan.shards.into()],
@@ -263,6 +272,7 @@ impl Judge {
             wanted: (!sip.body.is_empty()).then(|| Wanted::read(&sip.body)),
             max_rate_ms: rate_ms("max-rate"),
             min_rate_ms: rate_ms("min-rate"),
+            accept: sip.text("accept").to_owned(),
             conditional: sip.get("suppress-if-match").is_some(),
             certain,
         });
@@ -342,6 +352,9 @@ impl Judge {
             };
             dialog.max_rate_ms = rate("max-rate").or(dialog.max_rate_ms);
             dialog.min_rate_ms = rate("min-rate").or(dialog.min_rate_ms);
+            dialog.min_rate_ms = dialog
+                .min_rate_ms
+                .max(dialog.min_rate_ms.and(dialog.max_rate_ms));
         }
     }
 
@@ -471,6 +484,7 @@ impl Judge {
             ended: false,
             terminated: false,
             wanted: Wanted::default(),
+            accept: String::new(),
             max_rate_ms: None,
             min_rate_ms: None,
             sent_ms: now_ms,
@@ -486,18 +500,36 @@ impl Judge {
             behind_since_ms: None,
             tainted: false,
         });
-        dialog.tainted = !asked.certain;
+        // Only the full state that follows a 200 leaves no doubt.
+        dialog.tainted = !asked.certain || (dialog.tainted && quiet);
         self.unsure |= !asked.certain;
         dialog.ended = false;
         self.alive.insert(key.clone());
+        // What was put off by the former max-rate stays so.
+        let allowed_ms = dialog.sent_ms + dialog.max_rate_ms.unwrap_or(0);
+        dialog.retry_ms = dialog.retry_ms.map(|retry_ms| retry_ms.max(allowed_ms));
         dialog.granted_s = granted_s;
         dialog.expires_ms = now_ms + granted_s * 1_000;
         // RFC 6446 5.3: one that would let nothing through is raised.
         let most_ms = asked.expires_s.unwrap_or(1_800).clamp(1, 3_600) * 1_000;
         dialog.max_rate_ms = asked.max_rate_ms.map(|ms| ms.min(most_ms));
-        dialog.min_rate_ms = asked.min_rate_ms;
-        if let Some(wanted) = &asked.wanted {
-            dialog.wanted = wanted.clone();
+        dialog.min_rate_ms = asked
+            .min_rate_ms
+            .max(asked.min_rate_ms.and(dialog.max_rate_ms));
+        let wanted = asked.wanted.clone().unwrap_or(dialog.wanted.clone());
+        if (&wanted, &asked.accept) != (&dialog.wanted, &dialog.accept) {
+            // Nothing that the subscriber holds, or is about to, is a base for this.
+            dialog.wanted = wanted;
+            dialog.accept.clone_from(&asked.accept);
+            dialog.acked = None;
+            dialog.set = None;
+            if quiet {
+                // It wants to hear of later changes only.
+                dialog.view = self.known[usize::from(shard)];
+            }
+            if let Some(out) = &mut dialog.outstanding {
+                (out.view, out.part) = (None, None);
+            }
         }
         dialog.suppressed = quiet || (asked.conditional && !asked.in_dialog);
         dialog.behind_since_ms = None;
@@ -872,14 +904,8 @@ impl Judge {
         let (before, after) = (dialog.view, document.view);
         let min_rate_ms = dialog.min_rate_ms.unwrap_or(REFRESH_INTERVAL_MS);
         let period_ms = min_rate_ms.min(REFRESH_INTERVAL_MS) / 2;
-        let changed = self.truth.view(before).is_some() && before != after;
-        let (then, now) = if changed {
-            (self.truth.all(before), self.truth.all(after))
-        } else {
-            let all = self.truth.all(after);
-            (all.clone(), all)
-        };
-        let too_fast = if urgently_different(&then, &now) {
+        let class = self.truth.class_between(before, after);
+        let too_fast = if class == Class::Urgent {
             let dialog = self.dialog(key);
             while dialog
                 .urgent_ms
@@ -893,7 +919,7 @@ impl Judge {
                 dialog.urgent_ms.push_back(now_ms);
             }
             dialog.urgent_ms.len() > 5
-        } else if notably_different(&then, &now) {
+        } else if class == Class::Notable {
             gap_ms < MIN_INTERVAL_MS
         } else {
             gap_ms < LOAD_INTERVAL_MS
@@ -941,11 +967,7 @@ impl Judge {
             dialog.terminated,
             dialog.proven.is_some()
         );
-        let crowd_ms = if self.kind == Kind::Crowd {
-            60_000
-        } else {
-            1_000
-        };
+        let crowd_ms = self.patience_ms;
         let max_rate_ms = dialog.max_rate_ms.unwrap_or(0);
         if self.draining {
             if now_ms > dialog.idle_ms.max(dialog.sent_ms) + crowd_ms + 40_000 {
@@ -953,7 +975,7 @@ impl Judge {
             }
             return;
         }
-        if now_ms > dialog.expires_ms + 32_000 + crowd_ms {
+        if dialog.granted_s > 0 && now_ms > dialog.expires_ms + 32_000 + crowd_ms {
             self.fail("a subscription that expired ends", &detail);
         }
         if let Some(retry_ms) = dialog.retry_ms {

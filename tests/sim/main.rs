@@ -12,6 +12,7 @@ mod truth;
 mod world;
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use plan::Plan;
 use world::World;
@@ -45,14 +46,27 @@ fn whatever_the_network_does_nothing_that_must_never_happen_happens() {
     let seeds = number("FANFARE_SEEDS").unwrap_or(SEEDS);
     let torture = torture();
     let loud = number("FANFARE_SEEDS").is_some();
-    let mut notifies = 0;
-    for seed in first..first + seeds {
-        let plan = Plan::new(seed);
-        if loud {
-            println!("seed {seed} {:?}", plan.kind);
+    let (next, notifies) = (AtomicU64::new(first), AtomicU64::new(0));
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Relaxed);
+                    if seed >= first + seeds {
+                        break;
+                    }
+                    let plan = Plan::new(seed);
+                    if loud {
+                        println!("seed {seed} {:?}", plan.kind);
+                    }
+                    let tally = World::new(plan, &torture).run();
+                    notifies.fetch_add(tally.notifies, Relaxed);
+                }
+            });
         }
-        notifies += World::new(plan, &torture).run().notifies;
-    }
+    });
+    let notifies = notifies.into_inner();
     println!("{seeds} seeds from {first}, {notifies} NOTIFYs");
     assert!(notifies >= seeds, "the worlds were alive");
 }

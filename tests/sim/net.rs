@@ -27,6 +27,8 @@ pub struct Letter {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Token {
     Act,
+    /// To subscribe anew, once.
+    Anew,
     /// Timer E of a request, by its serial.
     Again(u64),
     /// The refresh of what was granted by this request.

@@ -95,9 +95,9 @@ impl Plan {
             },
             duration_ms: match kind {
                 Kind::Crowd => 60_000,
-                Kind::Large => random.random_range(60_000..300_000),
-                _ if random.random_range(0..20) == 0 => 3_600_000,
-                _ => random.random_range(60_000..600_000),
+                Kind::Large => random.random_range(60_000..200_000),
+                _ if random.random_range(0..100) == 0 => 3_600_000,
+                _ => random.random_range(60_000..300_000),
             },
             change_ms: [300, 2_000, 10_000, 40_000][random.random_range(0..4)],
             delay_most_ms: if faulty {

@@ -70,6 +70,7 @@ impl Publisher {
                     self.act(net);
                 }
             }
+            Token::Anew => {}
             Token::Again(serial) => self.again(net, serial),
             Token::Refresh(serial) => {
                 if serial == self.serial && self.request.is_none() {

@@ -291,6 +291,9 @@ fn tags(body: &str) -> impl Iterator<Item = Tag<'_>> {
 }
 
 fn unescape(text: &str) -> String {
+    if !text.contains('&') {
+        return text.to_owned();
+    }
     text.replace("&lt;", "<")
         .replace("&gt;", ">")
         .replace("&quot;", "\"")

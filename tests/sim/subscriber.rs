@@ -164,7 +164,7 @@ impl Subscriber {
             json: random.random_range(0..3) == 0,
             event_id: random.random_range(0..4) == 0,
             wanted: Wanted::default(),
-            expires_s: [60, 61, 100, 200, 600, 1_800][random.random_range(0..6)],
+            expires_s: [60, 61, 100, 200, 600, 1_800][random.random_range(0..24) / 4 % 6],
             rates: String::new(),
             lapses: plan.kind != Kind::Clean && random.random_range(0..6) == 0,
             random,
@@ -387,6 +387,7 @@ impl Subscriber {
     pub fn wake(&mut self, net: &mut Net, token: Token) {
         match token {
             Token::Act => self.act(net),
+            Token::Anew => self.anew(net),
             Token::Again(serial) => self.again(net, serial),
             Token::Refresh(serial) => self.renew(net, serial),
         }
@@ -456,7 +457,7 @@ impl Subscriber {
             return;
         }
         let Some(call_id) = self.current.clone() else {
-            return self.ask(net, Purpose::New, None);
+            return self.anew(net);
         };
         if !self.dialogs[&call_id].confirmed || net.quiet {
             return;
@@ -486,6 +487,12 @@ impl Subscriber {
             6 => self.ask(net, Purpose::Refresh, None),
             7 => self.old(net, &call_id),
             _ => {}
+        }
+    }
+
+    fn anew(&mut self, net: &mut Net) {
+        if self.current.is_none() && self.request.is_none() && !self.leaving && !self.dead(net) {
+            self.ask(net, Purpose::New, None);
         }
     }
 
@@ -543,7 +550,7 @@ impl Subscriber {
         if self.current.as_deref() == Some(call_id) {
             self.current = None;
             let wait_ms = self.random.random_range(100..3_000);
-            let token = Token::Act;
+            let token = Token::Anew;
             net.push(
                 net.now_ms + wait_ms,
                 Event::Subscriber {

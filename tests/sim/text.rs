@@ -34,18 +34,22 @@ impl Sip {
     pub fn read(bytes: &[u8]) -> Option<Sip> {
         let text = String::from_utf8_lossy(bytes);
         let (head, body) = text.split_once("\r\n\r\n")?;
-        let unfolded = head.replace("\r\n ", " ").replace("\r\n\t", " ");
-        let mut lines = unfolded.split("\r\n");
+        let mut lines = head.lines();
         let start = lines.next()?.to_owned();
-        let headers = lines
-            .filter_map(|line| line.split_once(':'))
-            .map(|(name, value)| {
-                let name = name.trim().to_ascii_lowercase();
+        let mut headers: Vec<(String, String)> = Vec::with_capacity(16);
+        for line in lines {
+            if let (Some(folded), Some((_, value))) =
+                (line.strip_prefix([' ', '\t']), headers.last_mut())
+            {
+                value.push(' ');
+                value.push_str(folded.trim());
+            } else if let Some((name, value)) = line.split_once(':') {
+                let name = name.trim_ascii().to_ascii_lowercase();
                 let long = COMPACT.iter().find(|(_, short)| *short == name);
-                let name = long.map_or(name.clone(), |(long, _)| (*long).to_owned());
-                (name, value.trim().to_owned())
-            })
-            .collect();
+                let name = long.map_or(name, |(long, _)| (*long).to_owned());
+                headers.push((name, value.trim_ascii().to_owned()));
+            }
+        }
         Some(Sip {
             start,
             headers,
@@ -119,6 +123,8 @@ pub fn write(start: &str, headers: &[(&str, String)], body: &str, style: Style) 
                 .map_or((*name).to_owned(), |(_, short)| (*short).to_owned()),
         };
         let value = match style {
+            // Not within a URI.
+            Style::Folded if value.contains('<') => value.replacen(">;", ">\r\n ;", 1),
             Style::Folded => value.replacen(';', "\r\n ;", 1),
             _ => value.clone(),
         };

@@ -34,16 +34,27 @@ impl Truth {
         before.map_or(0, |(_, revision)| *revision)
     }
 
-    pub fn view(&self, revision: u64) -> Option<&Arc<View>> {
-        self.views.get(&revision)
-    }
-
     pub fn all(&mut self, revision: u64) -> Rc<Rows> {
         let view = &self.views[&revision];
         self.rows
             .entry(revision)
             .or_insert_with(|| Rc::new(rows_of(view)))
             .clone()
+    }
+
+    /// The greatest difference of two views that follow on one another: a server that went down and came back changed.
+    pub fn class_between(&mut self, before: u64, after: u64) -> Class {
+        let revisions: Vec<u64> = self
+            .views
+            .range(before..=after)
+            .map(|(&one, _)| one)
+            .collect();
+        let mut class = Class::Load;
+        for pair in revisions.windows(2) {
+            let (then, now) = (self.all(pair[0]), self.all(pair[1]));
+            class = class.max(class_of(&then, &now));
+        }
+        class
     }
 
     /// Whether a change of load that counts as one changed what a filter shows.
@@ -130,8 +141,23 @@ pub fn notably_different(one: &Rows, other: &Rows) -> bool {
         || !one.values().zip(other.values()).all(same)
 }
 
-/// Whether the set of servers or a status differs.
-pub fn urgently_different(one: &Rows, other: &Rows) -> bool {
-    let key = |(id, row): (&String, &Rc<Row>)| (id.clone(), row.status.clone());
-    !one.iter().map(key).eq(other.iter().map(key))
+/// What a change of the whole table is, the lightest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Load alone, or nothing.
+    Load,
+    Notable,
+    /// The set of servers or a status.
+    Urgent,
+}
+
+fn class_of(one: &Rows, other: &Rows) -> Class {
+    let status = |(left, right): (&Rc<Row>, &Rc<Row>)| left.status == right.status;
+    if !one.keys().eq(other.keys()) || !one.values().zip(other.values()).all(status) {
+        Class::Urgent
+    } else if notably_different(one, other) {
+        Class::Notable
+    } else {
+        Class::Load
+    }
 }

@@ -30,6 +30,10 @@ struct Shard {
     notifier: Notifier,
     outbox: Outbox,
     empty: Footprint,
+    /// Something came for it since its last turn.
+    touched: bool,
+    /// When its next turn is due.
+    due_ms: u64,
 }
 
 #[derive(Debug)]
@@ -85,6 +89,8 @@ impl World {
                 judge.learned(shard, view.revision);
                 Shard {
                     empty: notifier.footprint(),
+                    touched: true,
+                    due_ms: 0,
                     notifier,
                     outbox: Outbox::new(plan.batch.max(8)),
                 }
@@ -187,7 +193,13 @@ impl World {
                 .fail("the node serves whom it accepted", self.net.now_ms, &detail);
         }
         if self.plan.kind == Kind::Clean && served < self.subscribers.len() {
-            let detail = format!("{served} of {} served", self.subscribers.len());
+            let judge = &self.judge;
+            let left = self
+                .subscribers
+                .iter()
+                .filter(|subscriber| !subscriber.is_served(judge));
+            let left: Vec<String> = left.map(|subscriber| subscriber.host()).collect();
+            let detail = format!("not served: {left:?}");
             self.case
                 .fail("everybody is served in the end", self.net.now_ms, &detail);
         }
@@ -207,6 +219,8 @@ impl World {
             self.judge.draining = true;
             for shard in &mut self.shards {
                 shard.notifier.drain();
+                shard.touched = true;
+                shard.due_ms = 0;
             }
             rest_ms = 110_000;
         }
@@ -266,41 +280,33 @@ impl World {
 
     fn until(&mut self, end_ms: u64) {
         loop {
-            let now_ms = self.net.now_ms;
-            let mut next_ms = self.net.next_ms().unwrap_or(u64::MAX);
-            for shard in &mut self.shards {
-                let due_ms = shard.notifier.next_deadline_ms(now_ms);
-                next_ms = next_ms.min(due_ms.unwrap_or(u64::MAX).max(now_ms + 1));
-            }
+            let due_ms = self.shards.iter().map(|shard| shard.due_ms).min();
+            let next_ms = due_ms.into_iter().chain(self.net.next_ms()).min();
+            let next_ms = next_ms.unwrap_or(u64::MAX);
             if next_ms > end_ms {
                 self.net.now_ms = end_ms;
                 self.judge.advance(end_ms);
                 return;
             }
-            self.net.now_ms = next_ms.max(now_ms);
+            self.net.now_ms = next_ms.max(self.net.now_ms);
             self.judge.advance(self.net.now_ms);
-            let mut touched = false;
             while let Some(event) = self.net.pop() {
-                touched |= !matches!(
-                    event,
-                    Event::Peer { .. }
-                        | Event::Subscriber { .. }
-                        | Event::Publisher { .. }
-                        | Event::Tick
-                );
                 self.happen(event);
             }
-            for shard in 0..self.plan.shards {
-                let now_ms = self.net.now_ms;
-                let notifier = &mut self.shards[usize::from(shard)].notifier;
-                let due = notifier
-                    .next_deadline_ms(now_ms)
-                    .is_some_and(|due_ms| due_ms <= now_ms);
-                if due || touched {
-                    self.turn(shard);
+            for number in 0..self.plan.shards {
+                let shard = &mut self.shards[usize::from(number)];
+                if std::mem::take(&mut shard.touched) || shard.due_ms <= self.net.now_ms {
+                    self.turn(number);
                 }
             }
         }
+    }
+
+    /// A shard's notifier, which gets a turn before time goes on.
+    fn notifier(&mut self, number: u8) -> &mut Notifier {
+        let shard = &mut self.shards[usize::from(number)];
+        shard.touched = true;
+        &mut shard.notifier
     }
 
     fn turn(&mut self, number: u8) {
@@ -310,11 +316,8 @@ impl World {
             shard.notifier.fill(now_ms, &mut shard.outbox);
             self.flush(number);
             let shard = &mut self.shards[usize::from(number)];
-            if shard
-                .notifier
-                .next_deadline_ms(now_ms)
-                .is_none_or(|due_ms| due_ms > now_ms)
-            {
+            shard.due_ms = shard.notifier.next_deadline_ms(now_ms).unwrap_or(u64::MAX);
+            if shard.due_ms > now_ms {
                 return self.judge.turn_done(number);
             }
         }
@@ -391,8 +394,8 @@ impl World {
                 letter,
             } => {
                 let location = self.locate(&target);
-                let notifier = &mut self.shards[usize::from(shard)].notifier;
-                notifier.located(self.net.now_ms, target, location);
+                let now_ms = self.net.now_ms;
+                self.notifier(shard).located(now_ms, target, location);
                 self.deliver(shard, letter);
             }
             Event::Peer { flow, bytes } => self.peer(flow, &bytes),
@@ -402,21 +405,21 @@ impl World {
             Event::Publisher { index, token } => self.publishers[index].wake(&mut self.net, token),
             Event::Learn { shard, view } => {
                 let revision = view.revision;
-                self.shards[usize::from(shard)].notifier.learn(0, view);
+                self.notifier(shard).learn(0, view);
                 self.judge.learned(shard, revision);
             }
             Event::Broken { flow } => {
                 for shard in 0..self.plan.shards {
                     let backoff_s = (flow.connection != 0).then_some(0);
                     self.judge.broken(shard, flow, backoff_s);
-                    let notifier = &mut self.shards[usize::from(shard)].notifier;
-                    notifier.disconnected(self.net.now_ms, flow);
+                    let now_ms = self.net.now_ms;
+                    self.notifier(shard).disconnected(now_ms, flow);
                 }
             }
             Event::Unreachable { shard, flow } => {
                 self.judge.broken(shard, flow, None);
-                let notifier = &mut self.shards[usize::from(shard)].notifier;
-                notifier.unreachable(self.net.now_ms, flow);
+                let now_ms = self.net.now_ms;
+                self.notifier(shard).unreachable(now_ms, flow);
             }
             Event::Garbage => self.garbage(),
             Event::Tick => {
@@ -471,6 +474,7 @@ impl World {
             self.judge.request_in(sip, letter.original.is_none());
         }
         let shard = &mut self.shards[usize::from(number)];
+        shard.touched = true;
         shard
             .notifier
             .receive(now_ms, letter.flow, &letter.bytes, &mut shard.outbox);

@@ -13,9 +13,9 @@ fn flags<'a>(via: &'a str, more: &[&'a str]) -> Vec<&'a str> {
 
 /// A NOTIFY in the dialog that a SUBSCRIBE asks for.
 fn notify(peer: &Peer, subscribe: &Asked, cseq: u32, state: &str, view: u32) {
-    let message = scan(&subscribe.bytes).unwrap();
-    let request = Request::parse(&message).unwrap();
-    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+    let message = scan(&subscribe.bytes).expect("well formed");
+    let request = Request::parse(&message).expect("well formed");
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("well formed");
     let body = format!(
         "{{\"domain\":\"example.com\",\"notifier\":\"n1@1\",\"version\":{cseq},\"view\":{view},\"state\":\"full\",\
         \"servers\":[{{\"id\":\"p1\",\"status\":\"up\",\"load\":37,\"updated\":\"5.0.n1\",\
@@ -26,9 +26,9 @@ fn notify(peer: &Peer, subscribe: &Asked, cseq: u32, state: &str, view: u32) {
         From: <sip:example.com>;tag=peer\r\nTo: <sip:x>;tag={}\r\nCall-ID: {}\r\nCSeq: {cseq} NOTIFY\r\n\
         Contact: <sip:{}>\r\nEvent: SIPserver\r\nSubscription-State: {state}\r\n\
         Content-Type: application/serverinfo+json\r\nContent-Length: {}\r\n\r\n{body}",
-        text(request.contact.unwrap().uri),
+        text(request.contact.expect("well formed").uri),
         peer.address(),
-        text(request.from_tag().unwrap()),
+        text(request.from_tag().expect("well formed")),
         text(request.call_id),
         peer.address(),
         body.len(),

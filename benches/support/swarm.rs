@@ -1,0 +1,235 @@
+//! One notifier and all its subscribers in one process, in virtual time: what the notifier does can be measured apart
+//! from what its peers do, with no socket between them. Knows no measure: the gauge brings it.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use fanfare::info::View;
+use fanfare::notifier::handle::HandleKey;
+use fanfare::notifier::settings::Settings;
+use fanfare::notifier::{Notifier, Outbox};
+use fanfare::wire::{Datagram, Flow, Transport};
+
+use super::cluster;
+
+const SERVERS: usize = 4;
+/// As a shard has it.
+const BATCH: usize = 4_096 + 256;
+const RECEIVE_BUFFER: usize = 16 << 20;
+/// SUBSCRIBEs of one turn.
+const TOGETHER: usize = 64;
+/// Between two rounds: every interval of the notifier has passed.
+const PAUSE_MS: u64 = 1_000;
+
+/// Does the work and tells what it cost, in whatever unit.
+pub type Gauge = fn(&mut dyn FnMut()) -> u64;
+
+/// What a round came to.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Round {
+    /// NOTIFYs sent, answered and acknowledged.
+    pub exchanges: u64,
+    /// The sum of the gauge over all that the notifier did, `learn` apart.
+    pub cost: u64,
+}
+
+/// A message on its way to the notifier. Its buffer is used again.
+#[derive(Debug, Default)]
+struct Messages {
+    texts: Vec<Vec<u8>>,
+    flows: Vec<Flow>,
+}
+
+#[derive(Debug)]
+pub struct Swarm {
+    notifier: Notifier,
+    out: Outbox,
+    view: View,
+    now_ms: u64,
+    gauge: Gauge,
+    /// The notifier's tags, in the order of the subscribers.
+    tags: Vec<Vec<u8>>,
+    inbound: Messages,
+    cseq: u32,
+}
+
+impl Swarm {
+    /// Subscribes `count` entities, each its own next hop, and answers their first NOTIFYs. The round tells of these.
+    pub fn new(count: usize, gauge: Gauge) -> (Self, Round) {
+        let listen = SocketAddr::from(([127, 0, 0, 1], 5060));
+        let settings = Arc::new(Settings::for_address(listen));
+        let view = cluster::view(SERVERS);
+        let views = vec![Arc::new(view.clone())];
+        let key = HandleKey([7; 16]);
+        let mut swarm = Swarm {
+            notifier: Notifier::new(settings, 0, key, 1, RECEIVE_BUFFER, views, 0),
+            out: Outbox::new(BATCH),
+            view,
+            now_ms: 0,
+            gauge,
+            tags: Vec::with_capacity(count),
+            inbound: Messages::default(),
+            cseq: 0,
+        };
+        let round = swarm.subscribe_all(count);
+        assert_eq!(swarm.tags.len(), count, "every SUBSCRIBE was answered 200");
+        (swarm, round)
+    }
+
+    /// One server changes; turns until every subscriber has acknowledged the change.
+    pub fn change(&mut self) -> Round {
+        self.now_ms += PAUSE_MS;
+        self.view = cluster::changed(&self.view);
+        self.notifier.learn(0, Arc::new(self.view.clone()));
+        self.settle()
+    }
+
+    /// Every subscriber refreshes: SUBSCRIBE, 200, NOTIFY, 200.
+    pub fn refresh(&mut self) -> Round {
+        self.now_ms += PAUSE_MS;
+        self.subscribe_all(self.tags.len())
+    }
+
+    fn subscribe_all(&mut self, count: usize) -> Round {
+        let before = self.notifier.counters().acknowledged;
+        let mut cost = 0;
+        self.cseq += 1;
+        for first in (0..count).step_by(TOGETHER) {
+            self.inbound.clear();
+            for number in first..count.min(first + TOGETHER) {
+                let text = self.inbound.next(flow(number));
+                subscribe(number, self.cseq, self.tags.get(number), text);
+            }
+            cost += self.receive();
+            cost += self.settle().cost;
+        }
+        Round {
+            exchanges: self.notifier.counters().acknowledged - before,
+            cost,
+        }
+    }
+
+    /// Turns of the notifier until it sends nothing more: what it sends is answered 200 within the millisecond.
+    fn settle(&mut self) -> Round {
+        let before = self.notifier.counters();
+        let mut cost = 0;
+        loop {
+            cost += self.fill();
+            if self.out.batch.is_empty() {
+                break;
+            }
+            self.answer_all();
+            cost += self.receive();
+            self.now_ms += 1;
+        }
+        let counters = self.notifier.counters();
+        let exchanges = counters.acknowledged - before.acknowledged;
+        assert_eq!(exchanges, counters.notifies - before.notifies);
+        assert_eq!((counters.retransmissions, counters.late_answers), (0, 0));
+        Round { exchanges, cost }
+    }
+
+    fn fill(&mut self) -> u64 {
+        (self.gauge)(&mut || self.notifier.fill(self.now_ms, &mut self.out))
+    }
+
+    fn receive(&mut self) -> u64 {
+        (self.gauge)(&mut || {
+            for (flow, text) in self.inbound.flows.iter().zip(&self.inbound.texts) {
+                self.notifier
+                    .receive(self.now_ms, *flow, text, &mut self.out);
+            }
+        })
+    }
+
+    /// The subscribers' side: a 200 to every NOTIFY of the batch; the tags from the answers to SUBSCRIBEs.
+    fn answer_all(&mut self) {
+        self.inbound.clear();
+        for datagram in self.out.batch.datagrams() {
+            if datagram.head.starts_with(b"NOTIFY ") {
+                answer(datagram, self.inbound.next(datagram.flow));
+            } else if self.cseq == 1 {
+                self.tags.push(to_tag(&datagram.head));
+            }
+        }
+        self.out.batch.clear();
+    }
+}
+
+impl Messages {
+    fn clear(&mut self) {
+        self.flows.clear();
+    }
+
+    fn next(&mut self, flow: Flow) -> &mut Vec<u8> {
+        let place = self.flows.len();
+        self.flows.push(flow);
+        if place == self.texts.len() {
+            self.texts.push(Vec::with_capacity(1_400));
+        }
+        self.texts[place].clear();
+        &mut self.texts[place]
+    }
+}
+
+fn address(number: usize) -> Ipv4Addr {
+    Ipv4Addr::from(0x7f01_0000 + number as u32)
+}
+
+fn flow(number: usize) -> Flow {
+    Flow {
+        transport: Transport::Udp,
+        local: 0,
+        peer: (address(number), 5060).into(),
+        connection: 0,
+    }
+}
+
+/// With identifiers as long as those seen in the field: Call-ID 45, tag 10, URI 30, Contact 60 bytes.
+fn subscribe(number: usize, cseq: u32, to_tag: Option<&Vec<u8>>, out: &mut Vec<u8>) {
+    use std::io::Write;
+    let address = address(number);
+    let to_tag = to_tag.map_or(String::new(), |tag| {
+        format!(";tag={}", String::from_utf8_lossy(tag))
+    });
+    write!(
+        out,
+        "SUBSCRIBE sip:example.com SIP/2.0\r\n\
+         Via: SIP/2.0/UDP {address}:5060;rport;branch=z9hG4bKPj{number:010x}{cseq:010x}\r\n\
+         Max-Forwards: 70\r\n\
+         From: <sip:entity{number:07}@example.com>;tag=ft{number:08x}\r\n\
+         To: <sip:example.com>{to_tag}\r\n\
+         Call-ID: 3c26700857a87f84-{number:08x}@entity.example.com\r\n\
+         CSeq: {cseq} SUBSCRIBE\r\n\
+         Contact: <sip:entity{number:07}-registered@{address};transport=udp>\r\n\
+         Event: SIPserver\r\n\
+         Accept: application/serverinfo+xml\r\n\
+         Expires: 3600\r\n\
+         Content-Length: 0\r\n\r\n"
+    )
+    .expect("a Vec takes all that is written");
+}
+
+fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
+    head.split_inclusive(|&byte| byte == b'\n')
+}
+
+fn answer(notify: &Datagram, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"SIP/2.0 200 OK\r\n");
+    let echoed: [&[u8]; 5] = [b"Via:", b"From:", b"To:", b"Call-ID:", b"CSeq:"];
+    for line in lines(&notify.head) {
+        if echoed.iter().any(|name| line.starts_with(name)) {
+            out.extend_from_slice(line);
+        }
+    }
+    out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+}
+
+fn to_tag(response: &[u8]) -> Vec<u8> {
+    let to = lines(response)
+        .find(|line| line.starts_with(b"To:"))
+        .expect("a response has a To");
+    let to = String::from_utf8_lossy(to);
+    let (_, tag) = to.trim_end().split_once(";tag=").expect("To has a tag");
+    tag.as_bytes().to_vec()
+}

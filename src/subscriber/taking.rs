@@ -1,0 +1,158 @@
+//! Requests that come in: NOTIFYs and what they mean (RFC 6665 4.1.3), and how all are answered. Sends no SUBSCRIBE itself.
+
+use std::net::SocketAddr;
+
+use super::notify::{Ending, Notify, Refused, State, acceptable};
+use super::{Event, Phase, Subscription};
+use crate::client::{LIFE_MS, Outgoing};
+use crate::info::Applied;
+use crate::sip::header::Via;
+use crate::sip::request::Request;
+use crate::sip::scan::{Message, Name};
+use crate::sip::write::Responder;
+
+impl Subscription {
+    pub(super) fn requested(&mut self, now_ms: u64, source: SocketAddr, message: &Message<'_>) {
+        let verdict = match Request::parse(message) {
+            Ok(request) => self.notified(now_ms, &request),
+            Err(malformed) => Err(Refused::with(malformed.status().unwrap_or(400))),
+        };
+        self.answer(message, source, verdict.err().unwrap_or(Refused::with(200)));
+    }
+
+    /// Judges a request and does what a NOTIFY says; `Err` is how it is refused.
+    fn notified(&mut self, now_ms: u64, request: &Request<'_, '_>) -> Result<(), Refused> {
+        acceptable(request)?;
+        let is_ours = self.dialog.cseq > 0 && self.dialog.is_of(request);
+        // RFC 6665 8.2.1: a NOTIFY has the SUBSCRIBE's `id`; ours have none.
+        if !is_ours || request.event.is_some_and(|event| event.id.is_some()) {
+            return Err(Refused::with(481));
+        }
+        let last = self.dialog.remote.as_ref().map(|remote| remote.last);
+        match last {
+            // A repeat is answered as before, and does nothing.
+            Some((cseq, 200)) if request.cseq.number == cseq => return Ok(()),
+            Some((cseq, status)) if request.cseq.number == cseq => {
+                return Err(Refused::with(status));
+            }
+            // RFC 3261 12.2.2: a lower CSeq is out of order.
+            Some((cseq, _)) if request.cseq.number < cseq => return Err(Refused::with(500)),
+            _ => {}
+        }
+        if matches!(self.phase, Phase::Waiting { .. } | Phase::Ended) {
+            return Err(Refused::with(481));
+        }
+        let notify = Notify::read(request);
+        let status = notify
+            .as_ref()
+            .map_or_else(|refused| refused.status, |_| 200);
+        self.dialog.take(request, status);
+        self.take(now_ms, notify?);
+        Ok(())
+    }
+
+    fn take(&mut self, now_ms: u64, notify: Notify) {
+        self.events.push_back(Event::Notified);
+        let applied = notify.document.map(|document| self.table.apply(document));
+        if matches!(applied, Some(Applied::Changed | Applied::Unchanged)) {
+            self.backoff.reset();
+            self.show();
+        }
+        self.recover();
+        match notify.state {
+            State::Running { expires } => self.running(now_ms, expires),
+            State::Terminated {
+                ending,
+                retry_after,
+            } => {
+                return self.terminated(now_ms, ending, retry_after);
+            }
+        }
+        if applied == Some(Applied::Gap) {
+            self.resync(now_ms);
+        }
+    }
+
+    /// Tells of a view that was not told of.
+    fn show(&mut self) {
+        let view = self
+            .table
+            .notifier()
+            .map(str::to_owned)
+            .zip(self.table.view());
+        if self.shown != view {
+            self.shown = view;
+            self.events.push_back(Event::View);
+        }
+    }
+
+    /// RFC 6665 4.1.3: the notifier's `expires` counts.
+    fn running(&mut self, now_ms: u64, expires: Option<u32>) {
+        let left_ms = u64::from(expires.unwrap_or(self.wish.expires_s)) * 1_000;
+        let new_end_ms = now_ms + left_ms;
+        match self.phase {
+            // A fetch in parts: its last NOTIFY says terminated.
+            Phase::Opening { .. } if self.wish.expires_s == 0 => {
+                self.phase = Phase::Opening {
+                    notify_by_ms: now_ms + LIFE_MS,
+                };
+            }
+            Phase::Opening { .. } => self.run(now_ms, new_end_ms),
+            Phase::Running { end_ms, .. } if new_end_ms + 2_000 < end_ms => {
+                self.run(now_ms, new_end_ms)
+            }
+            _ => {}
+        }
+    }
+
+    fn terminated(&mut self, now_ms: u64, ending: Ending, retry_after: Option<u32>) {
+        let is_fetched = self.wish.expires_s == 0 && self.shown.is_some();
+        if is_fetched || matches!(self.phase, Phase::Closing) {
+            return self.end(Event::Over);
+        }
+        match ending {
+            Ending::Rejected | Ending::NoResource | Ending::Invariant => {
+                self.end(Event::Terminated(ending));
+            }
+            Ending::Deactivated | Ending::Timeout => self.reopen_soon(now_ms),
+            Ending::Probation | Ending::Giveup | Ending::Unknown => {
+                self.reopen(now_ms, retry_after);
+            }
+        }
+    }
+
+    /// RFC 6665 5.3.2: a gap is closed by a refresh, whose NOTIFY is full. Not more often than once a second.
+    fn resync(&mut self, now_ms: u64) {
+        let earliest_ms = self
+            .resynced_ms
+            .map_or(now_ms, |last| (last + 1_000).max(now_ms));
+        if let Phase::Running { refresh_ms, .. } = &mut self.phase {
+            *refresh_ms = earliest_ms.min(*refresh_ms);
+            self.is_gapped = true;
+        }
+    }
+
+    pub(super) fn answer(&mut self, message: &Message<'_>, source: SocketAddr, verdict: Refused) {
+        let mut bytes = Vec::new();
+        let responder = Responder::new(message, verdict.status, source);
+        let responder = responder.to_tag(self.dialog.local_tag.as_bytes());
+        // What cannot be answered is an ACK or names no transaction: it is dropped.
+        if let Ok(mut response) = responder.begin(&mut bytes) {
+            if let Some((name, value)) = verdict.header {
+                response.header(name, value.as_bytes());
+            }
+            response.finish();
+            let to = Some(answer_to(message, source));
+            self.outbox.push_back(Outgoing { to, bytes });
+        }
+    }
+}
+
+/// RFC 3261 18.2.2 and RFC 3581 4: to the source's address, and to its port if the Via asks so by rport.
+fn answer_to(message: &Message<'_>, source: SocketAddr) -> SocketAddr {
+    let via = message.elements(Name::Via).next().and_then(Via::parse);
+    match via {
+        Some(via) if !via.rport => SocketAddr::new(source.ip(), via.port.unwrap_or(5060)),
+        _ => source,
+    }
+}

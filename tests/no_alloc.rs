@@ -1,0 +1,56 @@
+//! A warm notifier allocates nothing for a NOTIFY or its answer: what a change allocates does not grow with those who
+//! hear of it. Nor does a refresh allocate.
+
+#[path = "../benches/support/cluster.rs"]
+mod cluster;
+#[path = "../benches/support/swarm.rs"]
+mod swarm;
+
+use swarm::Swarm;
+
+/// Queues, buffers and tables have grown to what they need after so many rounds.
+const WARM_UP: usize = 10;
+const ROUNDS: usize = 10;
+/// Allocations of a round: bodies are rendered once, whoever gets them.
+const MOST: u64 = 64;
+
+fn allocations(work: &mut dyn FnMut()) -> u64 {
+    allocation_counter::measure(work).count_total
+}
+
+#[test]
+fn a_change_allocates_no_more_for_many_subscribers_than_for_few() {
+    for subscribers in [500, 2_000] {
+        let (mut swarm, _) = Swarm::new(subscribers, allocations);
+        for _ in 0..WARM_UP {
+            swarm.change();
+        }
+        for round in 0..ROUNDS {
+            let told = swarm.change();
+            assert!(told.exchanges >= subscribers as u64);
+            assert!(
+                told.cost <= MOST,
+                "{} allocations to tell {subscribers} subscribers, round {round}",
+                told.cost
+            );
+        }
+    }
+}
+
+#[test]
+fn refreshes_allocate_nothing_of_their_own() {
+    const SUBSCRIBERS: usize = 500;
+    let (mut swarm, _) = Swarm::new(SUBSCRIBERS, allocations);
+    for _ in 0..WARM_UP {
+        swarm.refresh();
+    }
+    for round in 0..ROUNDS {
+        let told = swarm.refresh();
+        assert!(told.exchanges >= SUBSCRIBERS as u64);
+        assert!(
+            told.cost <= MOST,
+            "{} allocations for {SUBSCRIBERS} refreshes, round {round}",
+            told.cost
+        );
+    }
+}

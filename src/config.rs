@@ -46,6 +46,8 @@ pub struct Config {
     pub nat: Nat,
     /// Names in Contacts and routes are looked up.
     pub resolver: bool,
+    /// Whom to ask for them, at most 8; none: whom the system asks.
+    pub nameservers: Vec<SocketAddr>,
     pub expires_default_s: u32,
     pub expires_least_s: u32,
     pub expires_most_s: u32,
@@ -130,6 +132,7 @@ impl Config {
                 _ => Nat::Source,
             },
             resolver: layers.switch(&setting::RESOLVER)?,
+            nameservers: layers.list(&setting::NAMESERVER, 8, address::nameserver)?,
             expires_default_s: layers.number(&setting::EXPIRES_DEFAULT)?,
             expires_least_s: layers.number(&setting::EXPIRES_LEAST)?,
             expires_most_s: layers.number(&setting::EXPIRES_MOST)?,

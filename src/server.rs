@@ -186,6 +186,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         listeners,
         tcp: config.tcp,
         resolve: config.resolver,
+        nameservers: config.nameservers.clone(),
         start,
     };
     serve(parts, &config, kind, &addresses)?;

@@ -86,6 +86,10 @@ pub fn network(value: &Value) -> Option<IpNet> {
         .map(|net| net.trunc())
 }
 
+pub fn nameserver(value: &Value) -> Option<SocketAddr> {
+    socket_address(value).filter(|address| address.port() != 0 && !address.ip().is_unspecified())
+}
+
 pub fn domain(value: &Value) -> Option<Box<str>> {
     domain_name(value.text()?)
 }

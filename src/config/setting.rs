@@ -96,7 +96,7 @@ fn time(ms: u64) -> String {
 }
 
 /// Every setting, in the order of the help.
-pub const SETTINGS: [&Setting; 28] = [
+pub const SETTINGS: [&Setting; 29] = [
     &LISTEN,
     &ADVERTISE,
     &DOMAIN,
@@ -108,6 +108,7 @@ pub const SETTINGS: [&Setting; 28] = [
     &ALLOW_PUBLISH,
     &NAT,
     &RESOLVER,
+    &NAMESERVER,
     &EXPIRES_DEFAULT,
     &EXPIRES_LEAST,
     &EXPIRES_MOST,
@@ -241,6 +242,16 @@ pub const RESOLVER: Setting = Setting {
     default: Preset::Text("true"),
     allowed: Allowed::Switch,
     is_list: false,
+};
+
+/// Where SIP's names live in a zone of their own, the system's resolver may not know it.
+pub const NAMESERVER: Setting = Setting {
+    key: "nameserver",
+    value_name: "ADDRESS:PORT",
+    help: "Name server to ask for names in Contacts and routes",
+    default: Preset::Found("the system's"),
+    allowed: Allowed::Text("at most 8 addresses with port, as 192.0.2.53:53, each once"),
+    is_list: true,
 };
 
 /// draft-ma-sipping-server-event-package 3.4: 30 minutes.

@@ -9,7 +9,7 @@ pub mod stream;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -69,6 +69,8 @@ pub struct Parts {
     pub tcp: TcpBounds,
     /// Names in Contacts and routes are looked up.
     pub resolve: bool,
+    /// Whom to ask for them; none: whom the system asks.
+    pub nameservers: Vec<SocketAddr>,
     /// Times count from here, the same as the shards'.
     pub start: Instant,
 }
@@ -128,7 +130,10 @@ impl Control {
             let listener = Listener::new(uring, socket)?;
             tokio::task::spawn_local(connections.clone().accept(local as u16, listener));
         }
-        let resolver = if parts.resolve { resolver() } else { None };
+        let resolver = parts
+            .resolve
+            .then(|| resolver(&parts.nameservers))
+            .flatten();
         Ok(Control {
             compositor: parts.compositor,
             shards: parts.shards,
@@ -405,9 +410,13 @@ impl Control {
     }
 }
 
-/// A resolver by the system's configuration.
-fn resolver() -> Option<TokioResolver> {
-    match TokioResolver::builder_tokio().and_then(|builder| builder.build()) {
+/// A resolver that asks these name servers, or by the system's configuration.
+fn resolver(nameservers: &[SocketAddr]) -> Option<TokioResolver> {
+    let built = match nameservers {
+        [] => TokioResolver::builder_tokio().and_then(|builder| builder.build()),
+        servers => resolver::asking(servers),
+    };
+    match built {
         Ok(resolver) => Some(resolver),
         Err(error) => {
             warn!(%error, "no resolver: Contacts with names are refused");

@@ -4,6 +4,9 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use hickory_resolver::TokioResolver;
+use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig};
+use hickory_resolver::net::NetError;
+use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{RData, RecordType};
 
 use crate::notifier::names::{Location, Target};
@@ -13,6 +16,20 @@ use crate::wire::Transport;
 const DEFAULT_PORT: u16 = 5060;
 /// At most this many addresses of one name are looked at.
 const ADDRESSES_MOST: usize = 16;
+
+/// A resolver that asks these name servers, over UDP and, where an answer is cut, over TCP.
+pub fn asking(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+    let servers = servers.iter().map(|server| {
+        let at = |mut connection: ConnectionConfig| {
+            connection.port = server.port();
+            connection
+        };
+        let ways = [ConnectionConfig::udp(), ConnectionConfig::tcp()].map(at);
+        NameServerConfig::new(server.ip(), true, ways.into())
+    });
+    let config = ResolverConfig::from_parts(None, Vec::new(), servers.collect());
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default()).build()
+}
 
 /// Looks one target up. A name that leads nowhere has no addresses; that is no error.
 pub async fn locate(resolver: &TokioResolver, target: &Target) -> Location {

@@ -2,6 +2,7 @@
 //! reached, signals. Knows nothing of the node's inside but its counters.
 
 mod limits;
+mod names;
 mod node;
 mod process;
 mod sip;

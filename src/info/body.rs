@@ -18,11 +18,18 @@ const VERSION_PLACES: usize = 10;
 pub(super) trait Sink {
     fn put(&mut self, bytes: &[u8]);
 
-    fn number(&mut self, number: u64)
-    where
-        Self: Sized,
-    {
-        self.display(number);
+    fn number(&mut self, mut number: u64) {
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (number % 10) as u8;
+            number /= 10;
+            if number == 0 {
+                break;
+            }
+        }
+        self.put(&digits[at..]);
     }
 
     /// For values whose text needs no escaping.

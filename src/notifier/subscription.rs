@@ -153,6 +153,9 @@ impl Subscription {
         let transaction = self.transaction.as_ref().map(|transaction| {
             if reliable {
                 transaction.began_ms + TIMER_F_MS
+            } else if transaction.fired == 0 {
+                // The first Timer E waits in a queue of its own: the wheel need not come by for a NOTIFY answered.
+                transaction.next_e_ms.max(self.refresh_ms)
             } else {
                 transaction.next_e_ms
             }

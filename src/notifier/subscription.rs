@@ -297,7 +297,7 @@ impl Slots {
             self.free = next;
             return slot;
         }
-        if self.len as usize % CHUNK == 0 {
+        if (self.len as usize).is_multiple_of(CHUNK) {
             self.chunks.push(Vec::with_capacity(CHUNK));
         }
         self.chunks

@@ -96,8 +96,8 @@ impl Plan {
             duration_ms: match kind {
                 Kind::Crowd => 60_000,
                 Kind::Large => random.random_range(60_000..200_000),
-                _ if random.random_range(0..100) == 0 => 3_600_000,
-                _ => random.random_range(60_000..300_000),
+                _ if random.random_range(0..200) == 0 => 3_600_000,
+                _ => random.random_range(30_000..200_000),
             },
             change_ms: [300, 2_000, 10_000, 40_000][random.random_range(0..4)],
             delay_most_ms: if faulty {

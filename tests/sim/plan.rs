@@ -30,6 +30,8 @@ pub struct Plan {
     pub bad: u32,
     /// NOTIFYs begun in one fill.
     pub batch: usize,
+    /// Messages for connections that may wait.
+    pub effects_most: usize,
     /// All subscribers behind one address.
     pub one_hop: bool,
     pub receive_buffer: usize,
@@ -113,6 +115,7 @@ impl Plan {
             garbage,
             bad,
             batch: [4, 8, 64, 256][random.random_range(0..4)],
+            effects_most: [1, 2, 1_024][random.random_range(0..3)],
             one_hop: random.random_range(0..6) == 0,
             receive_buffer: [1, 212_992, 4 << 20][random.random_range(0..3)],
             ending: [Ending::Unsubscribe, Ending::Vanish, Ending::Drain][random.random_range(0..3)],

@@ -53,6 +53,12 @@ impl Cursor {
         self.left > 0 || (self.missed && self.relieved)
     }
 
+    /// Takes the last step back: this slot is visited again.
+    fn stay(&mut self, slot: u32) {
+        self.position = slot;
+        self.left += 1;
+    }
+
     fn step(&mut self, slots: u32) -> Option<u32> {
         if self.left == 0 && self.missed && self.relieved {
             self.restart(slots);
@@ -74,7 +80,7 @@ enum Sent {
     Nothing,
     /// The next hop's window is closed.
     Crowded,
-    /// The shard's window or the batch is full.
+    /// The shard's window, the batch, or what waits for connections is full.
     Full,
 }
 
@@ -274,7 +280,7 @@ impl Notifier {
                     Sent::Nothing => self.arm(slot, now_ms),
                     Sent::Crowded => self.cursor.missed = true,
                     Sent::Full => {
-                        self.wheel.arm(slot, now_ms + CROWDED_MS);
+                        self.cursor.stay(slot);
                         break;
                     }
                 },
@@ -298,7 +304,7 @@ impl Notifier {
         }
         let reliable = self.hops.flow(hop).transport.is_reliable();
         if reliable && out.effects.len() >= self.settings.effects_most {
-            return Sent::Crowded;
+            return Sent::Full;
         }
         if !reliable && (out.batch.room() == 0 || self.window.room(now_ms) == 0) {
             return Sent::Full;

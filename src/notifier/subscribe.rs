@@ -348,6 +348,9 @@ impl Notifier {
         if unsubscribed {
             self.counters.unsubscribed += 1;
             if no_notification {
+                if self.close_transaction(slot, now_ms, false).is_some() {
+                    self.counters.abandoned += 1;
+                }
                 return self.end(slot, now_ms);
             }
             self.slots.get_mut(slot).phase = Phase::Ending {

@@ -30,6 +30,8 @@ pub struct Plan {
     pub bad: u32,
     /// NOTIFYs begun in one fill.
     pub batch: usize,
+    /// Messages for connections that may wait.
+    pub effects_most: usize,
     /// All subscribers behind one address.
     pub one_hop: bool,
     pub receive_buffer: usize,
@@ -96,8 +98,8 @@ impl Plan {
             duration_ms: match kind {
                 Kind::Crowd => 60_000,
                 Kind::Large => random.random_range(60_000..200_000),
-                _ if random.random_range(0..100) == 0 => 3_600_000,
-                _ => random.random_range(60_000..300_000),
+                _ if random.random_range(0..200) == 0 => 3_600_000,
+                _ => random.random_range(30_000..200_000),
             },
             change_ms: [300, 2_000, 10_000, 40_000][random.random_range(0..4)],
             delay_most_ms: if faulty {
@@ -113,6 +115,7 @@ impl Plan {
             garbage,
             bad,
             batch: [4, 8, 64, 256][random.random_range(0..4)],
+            effects_most: [1, 2, 1_024][random.random_range(0..3)],
             one_hop: random.random_range(0..6) == 0,
             receive_buffer: [1, 212_992, 4 << 20][random.random_range(0..3)],
             ending: [Ending::Unsubscribe, Ending::Vanish, Ending::Drain][random.random_range(0..3)],

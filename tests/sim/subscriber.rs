@@ -523,7 +523,8 @@ impl Subscriber {
 
     /// Ends the subscription, if there is one.
     fn end(&mut self, net: &mut Net) {
-        self.ask(net, Purpose::End, None);
+        let quietly = self.random.random_range(0..4) == 0;
+        self.ask(net, Purpose::End, quietly.then(|| "*".to_owned()));
     }
 
     /// From now on it only leaves.

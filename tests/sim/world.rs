@@ -65,6 +65,7 @@ impl World {
         let mut settings = Settings::for_address(([127, 0, 0, 1], 5060).into());
         settings.shards = plan.shards;
         settings.batch = plan.batch;
+        settings.effects_most = plan.effects_most;
         let settings = Arc::new(settings);
         let now = Now {
             mono_ms: net.now_ms,

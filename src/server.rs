@@ -24,7 +24,7 @@ use crate::notifier::settings::Settings;
 use crate::shard::{FromShard, INBOX, Shard, ShardHandle, ToShard};
 
 /// Messages that may wait for the control thread.
-const CONTROL_INBOX: usize = 16_384;
+const CONTROL_INBOX: usize = 4_096;
 /// The kernel takes a ring apart after its process has ended, and its sockets live until then: a restart waits that long
 /// for its own address.
 const BIND_WITHIN: Duration = Duration::from_secs(1);

@@ -42,7 +42,8 @@ counters! {
     expired,
     /// Subscriptions removed because the subscriber was gone (RFC 6665 4.2.2).
     removed,
-    /// SUBSCRIBEs refused for want of room: too many subscriptions, filters or unproven ones of one network.
+    /// Requests refused for want of room: too many subscriptions, filters or unproven ones of one network, or too much that
+    /// waits for the control thread.
     full,
     /// NOTIFYs ended because superseded documents held more memory than they may.
     bodies_evicted,

@@ -140,7 +140,13 @@ impl Notifier {
                 detail: Detail::Header("Allow", ""),
             }),
         };
+        // What waits for the control thread is bounded: beyond it, publishers come back later.
+        let crowded = out.effects.len() >= self.settings.effects_most;
         match (verdict, request.method) {
+            (Ok(()), Method::Publish) if crowded => {
+                self.counters.full += 1;
+                self.refuse(flow, request, Refusal::no_room(), out);
+            }
             (Err(refusal), _) => self.refuse(flow, request, refusal, out),
             (Ok(()), Method::Publish) => {
                 self.counters.publishes += 1;

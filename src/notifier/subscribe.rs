@@ -5,6 +5,7 @@ use std::sync::Arc;
 use rand::RngExt;
 
 use super::handle::Handle;
+use super::names::Target;
 use super::requests::{Detail, Refusal};
 use super::subscription::{Dialog, Flags, Offer, Owed, Phase, Subscription, Text};
 use super::target::{NextHop, contact_uri, route_set};
@@ -71,6 +72,26 @@ impl Notifier {
         }
     }
 
+    /// Has a SUBSCRIBE wait for its target to be located.
+    fn park(
+        &mut self,
+        target: Target,
+        flow: Flow,
+        bytes: &[u8],
+        out: &mut Outbox,
+    ) -> Result<(), Refusal> {
+        if out.effects.len() >= self.settings.effects_most {
+            self.counters.full += 1;
+            return Err(Refusal::no_room());
+        }
+        out.effects.push_back(Effect::Locate {
+            target,
+            flow,
+            bytes: bytes.to_vec(),
+        });
+        Ok(())
+    }
+
     pub(super) fn hand_over(&mut self, shard: u8, flow: Flow, bytes: &[u8], out: &mut Outbox) {
         self.counters.handed_over += 1;
         out.effects.push_back(Effect::HandOver {
@@ -120,12 +141,7 @@ impl Notifier {
         let hop = match self.next_hop(now_ms, flow, &routes, &target)? {
             NextHop::At(hop) => hop,
             NextHop::Unknown(target) => {
-                out.effects.push_back(Effect::Locate {
-                    target,
-                    flow,
-                    bytes: bytes.to_vec(),
-                });
-                return Ok(());
+                return self.park(target, flow, bytes, out);
             }
         };
         let dialog = new_dialog(request, &contact, &routes, &event, hop)?;
@@ -261,12 +277,7 @@ impl Notifier {
         let mut wish = self.read_wish(request, &event)?;
         let hop = match self.moved_target(now_ms, flow, slot, request)? {
             Some(NextHop::Unknown(target)) => {
-                out.effects.push_back(Effect::Locate {
-                    target,
-                    flow,
-                    bytes: bytes.to_vec(),
-                });
-                return Ok(());
+                return self.park(target, flow, bytes, out);
             }
             Some(NextHop::At(hop)) => Some(hop),
             None => None,

@@ -24,7 +24,7 @@ pub fn start() {
 const EVERY: Duration = Duration::from_secs(1);
 
 /// Lets one line through in a second, whichever thread comes first; the counters have the rest.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Seldom {
     last: Mutex<Option<Instant>>,
 }

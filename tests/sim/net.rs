@@ -242,7 +242,7 @@ impl Net {
         self.push(at_ms, Event::Broken { flow });
     }
 
-    pub fn to_node(&mut self, flow: Flow, bytes: Vec<u8>, after_ms: u64) {
+    pub fn send_to_node(&mut self, flow: Flow, bytes: Vec<u8>, after_ms: u64) {
         let letter = Letter {
             flow,
             bytes: bytes.into(),
@@ -301,7 +301,7 @@ impl Net {
     }
 
     /// From the node to a peer.
-    pub fn to_peer(&mut self, flow: Flow, bytes: Vec<u8>, shard: u8) {
+    pub fn send_to_peer(&mut self, flow: Flow, bytes: Vec<u8>, shard: u8) {
         let bytes: Rc<[u8]> = bytes.into();
         if flow.transport.is_reliable() {
             return self.stream(flow, bytes, shard);

@@ -335,7 +335,8 @@ impl World {
         for datagram in shard.outbox.batch.datagrams() {
             print(&self.trace, now_ms, number, datagram);
             self.judge.message_out(number, datagram);
-            self.net.to_peer(datagram.flow, datagram.to_vec(), number);
+            self.net
+                .send_to_peer(datagram.flow, datagram.to_vec(), number);
         }
         shard.outbox.batch.clear();
         let effects: Vec<Effect> = shard.outbox.effects.drain(..).collect();
@@ -354,7 +355,8 @@ impl World {
             Effect::Stream(datagram) => {
                 print(&self.trace, self.net.now_ms, number, &datagram);
                 self.judge.message_out(number, &datagram);
-                self.net.to_peer(datagram.flow, datagram.to_vec(), number);
+                self.net
+                    .send_to_peer(datagram.flow, datagram.to_vec(), number);
             }
             Effect::Publish { flow, bytes } => self.publish(flow, &bytes, original.is_none()),
             Effect::HandOver { shard, flow, bytes } => {
@@ -482,7 +484,8 @@ impl World {
         for datagram in shard.outbox.batch.datagrams() {
             print(&self.trace, now_ms, number, datagram);
             self.judge.message_out(number, datagram);
-            self.net.to_peer(datagram.flow, datagram.to_vec(), number);
+            self.net
+                .send_to_peer(datagram.flow, datagram.to_vec(), number);
         }
         shard.outbox.batch.clear();
         let effects: Vec<Effect> = shard.outbox.effects.drain(..).collect();
@@ -554,7 +557,7 @@ impl World {
         }
         self.spread();
         if !response.is_empty() {
-            self.net.to_peer(flow, response, 0);
+            self.net.send_to_peer(flow, response, 0);
         }
     }
 

@@ -320,17 +320,16 @@ fn round(
     budget: usize,
 ) -> (Option<Body>, u32) {
     let from = if from < entries.len() { from } else { 0 };
-    let mut room = budget.saturating_sub(info::envelope_len(
-        view,
-        info::Kind::Partial { base },
-        format,
-    ));
+    let envelope = info::envelope_len(view, info::Kind::Partial { base }, format);
+    let most = budget.saturating_sub(envelope);
+    let mut room = most;
     let mut changes = Vec::new();
     let mut next = from;
     for entry in &entries[from..] {
         let change = Change::of(entry);
         let len = info::entry_len(change, format);
-        if len > room && len <= budget {
+        // One that never fits is passed over, or the round would end before it for ever.
+        if len > room && len <= most {
             break;
         }
         next += 1;

@@ -53,6 +53,13 @@ impl Cursor {
         self.left > 0 || (self.missed && self.relieved)
     }
 
+    /// One slot more: a lap under way is one step longer, or its last would be passed over.
+    pub fn grown(&mut self) {
+        if self.left > 0 {
+            self.left += 1;
+        }
+    }
+
     /// Takes the last step back: this slot is visited again.
     fn stay(&mut self, slot: u32) {
         self.position = slot;

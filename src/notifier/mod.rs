@@ -232,7 +232,7 @@ impl Notifier {
     /// When `fill` must be called at the latest if nothing arrives; `None`: nothing is due ever.
     pub fn next_deadline_ms(&mut self, now_ms: u64) -> Option<u64> {
         let queued = !self.first.is_empty() || !self.due.is_empty() || self.cursor.is_moving();
-        // Retransmissions pass the windows.
+        // Retransmissions pass the window.
         if !self.again.is_empty() || (queued && self.window.room(now_ms) > 0) {
             return Some(now_ms);
         }

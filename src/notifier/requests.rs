@@ -64,15 +64,15 @@ impl Refusal {
 }
 
 impl Notifier {
-    /// Takes one message that arrived on `flow`. A full batch drops it, counted: the peer sends it again.
+    /// Takes one message that arrived on `flow`. A full batch drops a request by UDP, counted: the peer sends it again.
     pub fn receive(&mut self, now_ms: u64, flow: Flow, bytes: &[u8], out: &mut Outbox) {
         self.counters.received += 1;
-        if out.batch.room() == 0 {
-            self.counters.response_overflows += 1;
-            return;
-        }
         if bytes.len() > 8 && bytes[..4].eq_ignore_ascii_case(b"SIP/") {
             return self.answer(now_ms, flow, bytes, out);
+        }
+        if !flow.transport.is_reliable() && out.batch.room() == 0 {
+            self.counters.response_overflows += 1;
+            return;
         }
         match scan(bytes) {
             Ok(message) => match Request::parse(&message) {

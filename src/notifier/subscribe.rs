@@ -186,6 +186,7 @@ impl Notifier {
         // RFC 5839 6.2: a condition that holds outside a dialog leaves the body out.
         let bodyless = self.condition_holds(request, interest);
         let fetch = granted_s == 0;
+        let slots = self.slots.end();
         let slot = self.slots.insert(Subscription {
             generation: 1,
             phase: if fetch {
@@ -226,13 +227,10 @@ impl Notifier {
             transaction: None,
             set: None,
         });
-        let hop = self.enter_hop(
-            Flow {
-                local: hop.local,
-                ..hop
-            },
-            slot,
-        );
+        if self.slots.end() > slots {
+            self.cursor.grown();
+        }
+        let hop = self.enter_hop(hop, slot);
         let subscription = self.slots.get_mut(slot);
         subscription.hop = hop;
         subscription.limit_rates(wish.expires_s);

@@ -390,7 +390,7 @@ impl Judge {
                 // It moves to its Contact, which has still to prove itself: the full state goes there.
                 dialog.acked = None;
                 dialog.set = None;
-                dialog.retry_ms = Some(now_ms);
+                dialog.retry_ms.get_or_insert(now_ms);
             }
         }
     }

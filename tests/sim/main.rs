@@ -19,7 +19,7 @@ use world::World;
 
 /// The seeds of every run of the tests; others by FANFARE_SEED and FANFARE_SEEDS.
 const FIRST: u64 = 1;
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()

@@ -242,6 +242,12 @@ impl Net {
         self.push(at_ms, Event::Broken { flow });
     }
 
+    /// When a datagram arrives at the node; in some worlds many do at once.
+    fn arrival_ms(&mut self, after_ms: u64) -> u64 {
+        let at_ms = self.now_ms + after_ms + self.delay_ms();
+        at_ms.next_multiple_of(self.plan.burst_ms)
+    }
+
     pub fn send_to_node(&mut self, flow: Flow, bytes: Vec<u8>, after_ms: u64) {
         let letter = Letter {
             flow,
@@ -262,7 +268,7 @@ impl Net {
             self.old_answers.push(letter.clone());
         }
         if self.fault(self.plan.doubled) {
-            let at_ms = self.now_ms + after_ms + self.delay_ms();
+            let at_ms = self.arrival_ms(after_ms);
             self.push(at_ms, Event::Node(letter.clone()));
         }
         if self.fault(self.plan.replayed) && !self.old_answers.is_empty() {
@@ -271,13 +277,13 @@ impl Net {
             if self.old_answers.len() == 64 && self.chance(500) {
                 self.old_answers.swap_remove(place);
             }
-            let at_ms = self.now_ms + self.delay_ms();
+            let at_ms = self.arrival_ms(0);
             self.push(at_ms, Event::Node(old));
         }
         if self.fault(self.plan.lost) {
             return;
         }
-        let at_ms = self.now_ms + after_ms + self.delay_ms();
+        let at_ms = self.arrival_ms(after_ms);
         let letter = if self.fault(self.plan.flipped) {
             self.flip(letter)
         } else {

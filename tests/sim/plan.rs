@@ -30,6 +30,8 @@ pub struct Plan {
     pub bad: u32,
     /// NOTIFYs begun in one fill.
     pub batch: usize,
+    /// Datagrams arrive at multiples of this.
+    pub burst_ms: u64,
     /// Messages for connections that may wait.
     pub effects_most: usize,
     /// All subscribers behind one address.
@@ -115,6 +117,11 @@ impl Plan {
             garbage,
             bad,
             batch: [4, 8, 64, 256][random.random_range(0..4)],
+            burst_ms: if faulty {
+                [1, 1, 50, 200][random.random_range(0..4)]
+            } else {
+                1
+            },
             effects_most: [1, 2, 1_024][random.random_range(0..3)],
             one_hop: random.random_range(0..6) == 0,
             receive_buffer: [1, 212_992, 4 << 20][random.random_range(0..3)],

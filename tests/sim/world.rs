@@ -30,6 +30,8 @@ struct Shard {
     notifier: Notifier,
     outbox: Outbox,
     empty: Footprint,
+    /// Datagrams of the batch that were judged.
+    judged: usize,
     /// Something came for it since its last turn.
     touched: bool,
     /// When its next turn is due.
@@ -90,10 +92,15 @@ impl World {
                 judge.learned(shard, view.revision);
                 Shard {
                     empty: notifier.footprint(),
+                    judged: 0,
                     touched: true,
                     due_ms: 0,
                     notifier,
-                    outbox: Outbox::new(plan.batch.max(8)),
+                    outbox: Outbox::new(if plan.kind == Kind::Clean {
+                        256
+                    } else {
+                        plan.batch
+                    }),
                 }
             })
             .collect();
@@ -312,6 +319,7 @@ impl World {
 
     fn turn(&mut self, number: u8) {
         let now_ms = self.net.now_ms;
+        self.flush(number);
         for _ in 0..100_000 {
             let shard = &mut self.shards[usize::from(number)];
             shard.notifier.fill(now_ms, &mut shard.outbox);
@@ -332,13 +340,16 @@ impl World {
     fn flush(&mut self, number: u8) {
         let now_ms = self.net.now_ms;
         let shard = &mut self.shards[usize::from(number)];
-        for datagram in shard.outbox.batch.datagrams() {
+        for datagram in &shard.outbox.batch.datagrams()[shard.judged..] {
             print(&self.trace, now_ms, number, datagram);
             self.judge.message_out(number, datagram);
+        }
+        for datagram in shard.outbox.batch.datagrams() {
             self.net
                 .send_to_peer(datagram.flow, datagram.to_vec(), number);
         }
         shard.outbox.batch.clear();
+        shard.judged = 0;
         let effects: Vec<Effect> = shard.outbox.effects.drain(..).collect();
         for effect in effects {
             self.effect(number, effect, None);
@@ -481,13 +492,12 @@ impl World {
         shard
             .notifier
             .receive(now_ms, letter.flow, &letter.bytes, &mut shard.outbox);
-        for datagram in shard.outbox.batch.datagrams() {
+        for datagram in &shard.outbox.batch.datagrams()[shard.judged..] {
             print(&self.trace, now_ms, number, datagram);
             self.judge.message_out(number, datagram);
-            self.net
-                .send_to_peer(datagram.flow, datagram.to_vec(), number);
         }
-        shard.outbox.batch.clear();
+        // It is sent with what the turn fills; until then a burst may leave no room.
+        shard.judged = shard.outbox.batch.len();
         let effects: Vec<Effect> = shard.outbox.effects.drain(..).collect();
         let handed_over = effects
             .iter()

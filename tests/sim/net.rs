@@ -248,7 +248,7 @@ impl Net {
         at_ms.next_multiple_of(self.plan.burst_ms)
     }
 
-    pub fn to_node(&mut self, flow: Flow, bytes: Vec<u8>, after_ms: u64) {
+    pub fn send_to_node(&mut self, flow: Flow, bytes: Vec<u8>, after_ms: u64) {
         let letter = Letter {
             flow,
             bytes: bytes.into(),
@@ -307,7 +307,7 @@ impl Net {
     }
 
     /// From the node to a peer.
-    pub fn to_peer(&mut self, flow: Flow, bytes: Vec<u8>, shard: u8) {
+    pub fn send_to_peer(&mut self, flow: Flow, bytes: Vec<u8>, shard: u8) {
         let bytes: Rc<[u8]> = bytes.into();
         if flow.transport.is_reliable() {
             return self.stream(flow, bytes, shard);

@@ -193,7 +193,7 @@ impl Publisher {
             self.style,
         );
         let flow = net.datagram(self.address);
-        net.to_node(flow, bytes.clone(), 0);
+        net.send_to_node(flow, bytes.clone(), 0);
         self.token(net, 500, Token::Again(self.serial));
         self.request = Some(Request {
             serial: self.serial,
@@ -220,7 +220,7 @@ impl Publisher {
         let next_ms = (500 << request.fired.min(3)).min(4_000);
         let bytes = request.bytes.clone();
         let flow = net.datagram(self.address);
-        net.to_node(flow, bytes, 0);
+        net.send_to_node(flow, bytes, 0);
         self.token(net, next_ms, Token::Again(serial));
     }
 

@@ -289,11 +289,11 @@ impl Subscriber {
         if purpose == Purpose::New {
             self.current = Some(call_id.clone());
         }
-        net.to_node(flow, bytes.clone(), 0);
+        net.send_to_node(flow, bytes.clone(), 0);
         if !net.is_clean() && !net.quiet && self.random.random_range(0..30) == 0 {
             let merged =
                 String::from_utf8_lossy(&bytes).replacen(&branch, &format!("{branch}-m"), 1);
-            net.to_node(flow, merged.into_bytes(), 5);
+            net.send_to_node(flow, merged.into_bytes(), 5);
         }
         if !flow.transport.is_reliable() {
             let token = Token::Again(self.serial);
@@ -431,7 +431,7 @@ impl Subscriber {
         request.fired += 1;
         let next = elapsed_ms.get(fired + 1).copied().unwrap_or(32_000) - elapsed_ms[fired];
         let (flow, bytes) = (request.flow, request.bytes.clone());
-        net.to_node(flow, bytes, 0);
+        net.send_to_node(flow, bytes, 0);
         let token = Token::Again(serial);
         net.push(
             net.now_ms + next,
@@ -518,7 +518,7 @@ impl Subscriber {
             expires_s,
             None,
         );
-        net.to_node(flow, bytes, 0);
+        net.send_to_node(flow, bytes, 0);
     }
 
     /// Ends the subscription, if there is one.
@@ -629,23 +629,23 @@ impl Subscriber {
             return;
         }
         let index = self.index;
-        let tag = sip.from_tag().to_owned();
+        let tag = sip.sender_tag().to_owned();
         let known = self.dialogs.get_mut(&call_id).filter(|dialog| {
             let same = dialog.to_tag.as_ref().is_none_or(|known| *known == tag);
             dialog.from_tag == sip.to_tag() && same && !dialog.over
         });
         let Some(dialog) = known else {
             let bytes = answer(sip, 481, &format!("u{index}"), &[], self.style);
-            return net.to_node(flow, bytes, 0);
+            return net.send_to_node(flow, bytes, 0);
         };
         if cseq < dialog.remote_cseq {
             let bytes = answer(sip, 500, "", &[], self.style);
-            return net.to_node(flow, bytes, 0);
+            return net.send_to_node(flow, bytes, 0);
         }
         if cseq == dialog.remote_cseq {
             // A repeat: answered as before, once there is an answer.
             if let Some(bytes) = dialog.answer.clone() {
-                net.to_node(flow, bytes, 0);
+                net.send_to_node(flow, bytes, 0);
             }
             return;
         }
@@ -664,9 +664,9 @@ impl Subscriber {
         let terminated = sip.text("subscription-state").starts_with("terminated");
         if delay_ms > 0 && matches!(self.manner, Manner::Provisional { .. }) {
             let trying = answer(sip, 100, "", &[], self.style);
-            net.to_node(flow, trying, 0);
+            net.send_to_node(flow, trying, 0);
         }
-        net.to_node(flow, bytes, delay_ms);
+        net.send_to_node(flow, bytes, delay_ms);
         if gap {
             self.gaps += 1;
             if net.plan.flipped == 0 {

@@ -345,7 +345,8 @@ impl World {
             self.judge.message_out(number, datagram);
         }
         for datagram in shard.outbox.batch.datagrams() {
-            self.net.to_peer(datagram.flow, datagram.to_vec(), number);
+            self.net
+                .send_to_peer(datagram.flow, datagram.to_vec(), number);
         }
         shard.outbox.batch.clear();
         shard.judged = 0;
@@ -365,7 +366,8 @@ impl World {
             Effect::Stream(datagram) => {
                 print(&self.trace, self.net.now_ms, number, &datagram);
                 self.judge.message_out(number, &datagram);
-                self.net.to_peer(datagram.flow, datagram.to_vec(), number);
+                self.net
+                    .send_to_peer(datagram.flow, datagram.to_vec(), number);
             }
             Effect::Publish { flow, bytes } => self.publish(flow, &bytes, original.is_none()),
             Effect::HandOver { shard, flow, bytes } => {
@@ -565,7 +567,7 @@ impl World {
         }
         self.spread();
         if !response.is_empty() {
-            self.net.to_peer(flow, response, 0);
+            self.net.send_to_peer(flow, response, 0);
         }
     }
 

@@ -230,6 +230,10 @@ impl Shard {
             notifier.receive(now_ms, flow, received.bytes, out);
         })?;
         self.count(&turn);
+        for &(place, _) in &turn.failed {
+            let refused = &self.sending.datagrams()[place as usize].head;
+            self.notifier.refused(millis(self.start), refused);
+        }
         self.sending.clear();
         Ok(())
     }
@@ -277,16 +281,16 @@ impl Shard {
                 waiting,
             } => {
                 self.notifier.located(now_ms, target, location);
-                for (flow, bytes) in waiting {
-                    self.notifier.receive(now_ms, flow, &bytes, &mut self.out);
+                for (flow, bytes) in waiting.iter().filter(|(_, bytes)| !bytes.is_empty()) {
+                    self.notifier.receive(now_ms, *flow, bytes, &mut self.out);
                 }
             }
             ToShard::Closed(flow) => {
-                self.notifier.disconnected(now_ms, flow);
+                self.notifier.disconnected(now_ms, flow, &mut self.out);
                 let others = (0..self.others.len() as u8).filter(|&other| other != self.number);
                 self.closed.extend(others.map(|other| (other, flow)));
             }
-            ToShard::Disconnected(flow) => self.notifier.disconnected(now_ms, flow),
+            ToShard::Disconnected(flow) => self.notifier.disconnected(now_ms, flow, &mut self.out),
             ToShard::Unreachable(flow) => self.notifier.unreachable(now_ms, flow),
             ToShard::Report => {
                 let report = Report {

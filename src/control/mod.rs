@@ -85,6 +85,8 @@ pub struct Control {
     lookups: Rc<Lookups>,
     /// Views that a full shard has still to be given, the newest of each domain.
     owed: HashMap<(usize, u16), Arc<View>>,
+    /// Answers to PUBLISH that go out once their view is with the shards.
+    answers: Vec<(u8, Flow, Vec<u8>)>,
     /// Shards to be told that a connection which they wrote to is gone.
     gone: HashSet<(usize, Flow)>,
     /// Messages taken since the last rest.
@@ -144,6 +146,7 @@ impl Control {
                 waiting: RefCell::default(),
             }),
             owed: HashMap::new(),
+            answers: Vec::new(),
             gone: HashSet::new(),
             taken: 0,
             drained: 0,
@@ -227,6 +230,7 @@ impl Control {
             self.taken += 1;
             if self.taken == TAKEN_BETWEEN_RESTS {
                 self.taken = 0;
+                self.broadcast();
                 return tokio::time::sleep(REST).await;
             }
             next = self.from_shards.try_recv();
@@ -267,21 +271,28 @@ impl Control {
         if response.is_empty() {
             return;
         }
-        if flow.transport.is_reliable() {
-            // Its publisher asks again if its connection is gone; that is counted there.
-            self.connections.send(&Datagram {
+        self.answers.push((shard, flow, response));
+    }
+
+    /// Answers the PUBLISHes whose views the shards were given: nobody is told 200 who then could see an older view.
+    fn answer(&mut self) {
+        for (shard, flow, response) in std::mem::take(&mut self.answers) {
+            if flow.transport.is_reliable() {
+                // Its publisher asks again if its connection is gone; that is counted there.
+                self.connections.send(&Datagram {
+                    flow,
+                    head: response,
+                    tail: None,
+                });
+                continue;
+            }
+            let answer = ToShard::Send {
                 flow,
-                head: response,
-                tail: None,
-            });
-            return;
-        }
-        let answer = ToShard::Send {
-            flow,
-            bytes: response,
-        };
-        if self.shards[usize::from(shard)].tell(answer).is_err() {
-            self.counters.answers_dropped += 1;
+                bytes: response,
+            };
+            if self.shards[usize::from(shard)].tell(answer).is_err() {
+                self.counters.answers_dropped += 1;
+            }
         }
     }
 
@@ -305,6 +316,7 @@ impl Control {
             let told = shards[shard].tell(ToShard::Disconnected(flow));
             told.is_err()
         });
+        self.answer();
     }
 
     fn locate(&mut self, shard: u8, target: Target, flow: Flow, bytes: Vec<u8>) {

@@ -1,12 +1,14 @@
 //! Answers to our NOTIFYs, and what becomes of the subscription (RFC 3261 17.1.2, RFC 6665 4.2.2). Knows no document.
 
 use super::handle::Handle;
+use super::settings::Nat;
 use super::subscription::{Offer, Owed, Phase, Text, Transaction};
 use super::target::{NextHop, contact_uri};
-use super::{Notifier, Outbox};
+use super::{Effect, Notifier, Outbox};
 use crate::sip::answer::{Answer, answer};
-use crate::sip::header::{Event, NameAddr};
+use crate::sip::header::{Event, NameAddr, Via};
 use crate::sip::request::Request;
+use crate::sip::scan::{Name, scan};
 use crate::sip::uri::SipUri;
 use crate::wire::{Flow, Transport};
 
@@ -67,6 +69,11 @@ impl Notifier {
             401 | 404 | 405 | 407 | 408 | 410 | 416 | 480..=485 | 489 | 501 | 604 => {
                 self.counters.removed += 1;
                 self.end(slot, now_ms);
+            }
+            _ if self.slots.get(slot).ends() => {
+                // Not the last NOTIFY: that one is still owed (RFC 6665 4.2.1.4).
+                self.leave_set(slot);
+                self.queue_due(slot);
             }
             _ => self.failed(now_ms, slot, answer.retry_after),
         }
@@ -144,6 +151,10 @@ impl Notifier {
         let Ok(NextHop::At(hop)) = self.next_hop(now_ms, flow, routes, &uri) else {
             return;
         };
+        let dialog = &self.slots.get(slot).dialog;
+        if !dialog.has_room_for(contact.uri, hop.transport.is_reliable()) {
+            return;
+        }
         self.move_to(slot, hop, contact.uri);
         if !self.slots.get(slot).flags.proven {
             self.introduce(slot, now_ms);
@@ -157,7 +168,9 @@ impl Notifier {
             return;
         }
         subscription.owed = Owed::Full;
-        subscription.retry_ms = now_ms.max(subscription.allowed_ms());
+        subscription.retry_ms = now_ms
+            .max(subscription.allowed_ms())
+            .max(subscription.sent_ms + self.settings.min_interval_ms);
         self.leave_set(slot);
         self.arm(slot, now_ms);
     }
@@ -176,12 +189,24 @@ impl Notifier {
         };
         let current = self.hops.flow(self.slots.get(slot).hop);
         // A refresh by another connection moves the dialog there even if its Contact stays.
-        if contact.uri == dialog.text(Text::Target) && current.connection == flow.connection {
+        let stays = match self.settings.nat {
+            Nat::Source => current == flow,
+            Nat::Off => current.connection == flow.connection,
+        };
+        if contact.uri == dialog.text(Text::Target) && stays {
             return Ok(None);
         }
         let uri = contact_uri(&contact)?;
-        self.next_hop(now_ms, flow, dialog.text(Text::Routes), &uri)
-            .map(Some)
+        let next = self.next_hop(now_ms, flow, dialog.text(Text::Routes), &uri)?;
+        if let NextHop::At(hop) = next
+            && !dialog.has_room_for(contact.uri, hop.transport.is_reliable())
+        {
+            return Err(Refusal::because(
+                513,
+                "Contact leaves no room for a document",
+            ));
+        }
+        Ok(Some(next))
     }
 
     pub(super) fn retarget(&mut self, slot: u32, hop: Flow, request: &Request<'_, '_>) {
@@ -247,15 +272,15 @@ impl Notifier {
         self.end(slot, now_ms);
     }
 
-    /// A connection closed: what used it goes to the Contact from now on, over a connection of its own.
-    pub fn disconnected(&mut self, now_ms: u64, flow: Flow) {
+    /// A connection closed: what used it goes to the Contact from now on, over a connection of its own; where that is a
+    /// name, once it is located.
+    pub fn disconnected(&mut self, now_ms: u64, flow: Flow, out: &mut Outbox) {
         for (slot, hop) in self.users_of(flow) {
             let dialog = &self.slots.get(slot).dialog;
             let routes = dialog.text(Text::Routes).to_vec();
             let target = dialog.text(Text::Target).to_vec();
-            let elsewhere = self.reconnect_to(now_ms, hop, &routes, &target);
-            match elsewhere {
-                Some(elsewhere) if elsewhere != flow => {
+            match self.reconnect_to(now_ms, hop, &routes, &target) {
+                Some(NextHop::At(elsewhere)) if elsewhere != flow => {
                     let failed = self.close_transaction(slot, now_ms, false).is_some();
                     self.move_to(slot, elsewhere, &target);
                     if failed {
@@ -265,8 +290,36 @@ impl Notifier {
                         self.introduce(slot, now_ms);
                     }
                 }
+                Some(NextHop::Unknown(target)) => {
+                    let bytes = Vec::new();
+                    out.effects.push_back(Effect::Locate {
+                        target,
+                        flow,
+                        bytes,
+                    });
+                    // The next try finds the connection gone again, and the name located.
+                    self.close_transaction(slot, now_ms, false);
+                    self.failed(now_ms, slot, None);
+                }
                 _ => self.unreachable_slot(now_ms, slot),
             }
+        }
+    }
+
+    /// The kernel refused one of our NOTIFYs: as if it had been answered 503 (RFC 3261 8.1.3.1). Other messages are the
+    /// peer's to repeat.
+    pub fn refused(&mut self, now_ms: u64, message: &[u8]) {
+        let Ok(scanned) = scan(message) else { return };
+        let via = scanned.first(Name::Via).and_then(Via::parse);
+        let branch = via.and_then(|via| via.branch).unwrap_or_default();
+        let Some((handle, cseq)) = Handle::from_branch(branch, &self.key) else {
+            return;
+        };
+        let known = self.slots.find(handle);
+        if known.is_some_and(|subscription| subscription.cseq == cseq) {
+            let hop = self.slots.get(handle.slot).hop;
+            self.hops.lost(hop, now_ms);
+            self.unreachable_slot(now_ms, handle.slot);
         }
     }
 
@@ -292,14 +345,18 @@ impl Notifier {
         slots.into_iter().map(|slot| (slot, flow)).collect()
     }
 
-    fn reconnect_to(&self, now_ms: u64, flow: Flow, routes: &[u8], target: &[u8]) -> Option<Flow> {
+    fn reconnect_to(
+        &self,
+        now_ms: u64,
+        flow: Flow,
+        routes: &[u8],
+        target: &[u8],
+    ) -> Option<NextHop> {
         let first = crate::sip::scan::Elements::of(routes)
             .next()
             .and_then(|route| super::target::route_uri(route).ok());
         let uri = first.or_else(|| SipUri::parse(target).ok())?;
-        match self.locate(now_ms, flow.local, &uri, Some(Transport::Tcp)) {
-            Ok(NextHop::At(hop)) => Some(hop),
-            _ => None,
-        }
+        self.locate(now_ms, flow.local, &uri, Some(Transport::Tcp))
+            .ok()
     }
 }

@@ -181,6 +181,13 @@ pub struct SetKey {
     pub budget: u32,
 }
 
+impl PartSet {
+    /// Bytes that each part was cut for.
+    pub fn budget(&self) -> u32 {
+        self.key.budget
+    }
+}
+
 /// The sets in progress.
 #[derive(Debug, Default)]
 pub struct PartSets {

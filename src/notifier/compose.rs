@@ -200,7 +200,7 @@ impl Notifier {
         let parts = set.parts.len() as u32;
         let (view, tag) = (set.projection.view().revision, set.tag);
         let interest = self.interests.get(self.slots.get(slot).interest);
-        let budget = self.budget(slot);
+        let budget = set.budget();
         let key = BodyKey {
             interest: interest.uid,
             view,
@@ -273,7 +273,7 @@ impl Notifier {
     }
 
     /// Bytes that a part's document may take.
-    fn budget(&self, slot: u32) -> u32 {
+    pub(super) fn budget(&self, slot: u32) -> u32 {
         let head = fanout::head_most(self.slots.get(slot), &self.settings);
         let room = self.settings.datagram_most.saturating_sub(head);
         (room / BUDGET_STEP * BUDGET_STEP) as u32

@@ -56,7 +56,8 @@ pub enum Effect {
         flow: Flow,
         bytes: Vec<u8>,
     },
-    /// A SUBSCRIBE that waits for its target to be located: it is to be received again after `located`.
+    /// A SUBSCRIBE that waits for its target to be located: it is to be received again after `located`. Without bytes,
+    /// nothing waits but a dialog whose connection is gone.
     Locate {
         target: Target,
         flow: Flow,

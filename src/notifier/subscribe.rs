@@ -7,7 +7,7 @@ use rand::RngExt;
 use super::handle::Handle;
 use super::names::Target;
 use super::requests::{Detail, Refusal};
-use super::subscription::{Dialog, Flags, Offer, Owed, Phase, Subscription, Text};
+use super::subscription::{Dialog, Flags, Offer, Owed, Phase, Subscription, Text, texts_most};
 use super::target::{NextHop, contact_uri, route_set};
 use super::{Effect, Notifier, Outbox};
 use crate::info::{Filter, Format};
@@ -20,10 +20,6 @@ use crate::wire::Flow;
 
 /// Above this, the first grant is jittered, so that what subscribed together does not refresh together.
 const JITTER_ABOVE_S: u32 = 120;
-/// Identifiers longer than this leave no room for a document in a datagram.
-const TEXTS_MOST: usize = 700;
-/// Routes, identifiers and targets of a subscription on a connection.
-const STREAM_TEXTS_MOST: usize = 16_384;
 
 /// What a SUBSCRIBE asks for.
 struct Wish {
@@ -233,7 +229,7 @@ impl Notifier {
         let hop = self.enter_hop(hop, slot);
         let subscription = self.slots.get_mut(slot);
         subscription.hop = hop;
-        subscription.limit_rates(wish.expires_s);
+        subscription.limit_rates(granted_s);
         *self.unproven.entry(network).or_default() += 1;
         self.origins.insert(origin, slot);
         self.live += 1;
@@ -296,7 +292,7 @@ impl Notifier {
         // RFC 5839 6.3: a condition that holds within a dialog is answered 204, and no NOTIFY follows; but a new target
         // has to prove itself.
         let no_notification = self.condition_holds(request, interest)
-            && hop.is_none()
+            && hop.is_none_or(|hop| hop == self.hops.flow(self.slots.get(slot).hop))
             && self.slots.get(slot).flags.proven;
         if let Some(hop) = hop {
             self.retarget(slot, hop, request);
@@ -326,6 +322,7 @@ impl Notifier {
         interest: u16,
     ) {
         let branch = self.branch_digest(request);
+        let budget = self.budget(slot);
         let subscription = self.slots.get_mut(slot);
         let former = std::mem::replace(&mut subscription.interest, interest);
         let changed = former != interest;
@@ -346,6 +343,14 @@ impl Notifier {
         subscription.limit_rates(wish.expires_s);
         if changed {
             self.leave_set(slot);
+        } else if self.slots.get(slot).set.is_some() && self.budget(slot) != budget {
+            // The head grew or shrank (rates): what was cut for the former one is begun anew.
+            self.leave_set(slot);
+            let subscription = self.slots.get_mut(slot);
+            (subscription.owed, subscription.retry_ms) = (Owed::Full, now_ms);
+            if let Some(transaction) = &mut subscription.transaction {
+                transaction.offer = Offer::Nothing;
+            }
         }
         self.leave_interest(former);
         self.schedule_refresh(slot, now_ms);
@@ -531,11 +536,7 @@ fn new_dialog(
         routes,
         event.id.unwrap_or_default(),
     ];
-    let most = if hop.transport.is_reliable() {
-        STREAM_TEXTS_MOST
-    } else {
-        TEXTS_MOST
-    };
+    let most = texts_most(hop.transport.is_reliable());
     if texts.iter().map(|text| text.len()).sum::<usize>() > most {
         return Err(Refusal::because(
             513,

@@ -218,6 +218,12 @@ pub enum Text {
 
 const TEXTS: usize = 7;
 
+/// Identifiers and routes longer than this leave no room for a document of one server in a datagram of 1,300 bytes; on a
+/// connection more may be kept.
+pub fn texts_most(reliable: bool) -> usize {
+    if reliable { 16_384 } else { 450 }
+}
+
 impl Dialog {
     /// Call-ID, remote tag, remote URI, local URI, remote target, route set, event id.
     pub fn new(texts: [&[u8]; TEXTS]) -> Self {
@@ -245,6 +251,14 @@ impl Dialog {
             rest = after;
             text
         })
+    }
+
+    /// Whether another remote target keeps the texts within their bound.
+    pub fn has_room_for(&self, target: &[u8], reliable: bool) -> bool {
+        let texts = self.texts();
+        let others =
+            texts.iter().map(|text| text.len()).sum::<usize>() - texts[Text::Target as usize].len();
+        others + target.len() <= texts_most(reliable)
     }
 
     /// The same dialog with another remote target (RFC 3261 12.2: a target refresh).

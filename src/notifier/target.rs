@@ -58,7 +58,7 @@ impl Notifier {
         let (transport, address) = match uri.maddr().unwrap_or(uri.host) {
             Host::Ip(ip) => (
                 wanted.unwrap_or(Transport::Udp),
-                SocketAddr::new(ip, uri.port.unwrap_or(DEFAULT_PORT)),
+                SocketAddr::new(ip.to_canonical(), uri.port.unwrap_or(DEFAULT_PORT)),
             ),
             Host::Name(host) => {
                 let host = String::from_utf8_lossy(host)
@@ -94,10 +94,14 @@ impl Notifier {
         }))
     }
 
-    /// A listening address of the same family as the peer's, `preferred` if it is one.
+    /// A listening address that can send to the peer, `preferred` if it is one.
     fn local_for(&self, preferred: u16, peer: IpAddr) -> Option<u16> {
         let listeners = &self.settings.listeners;
-        let fits = |address: SocketAddr| address.is_ipv4() == peer.is_ipv4();
+        // A socket bound to loopback reaches nothing else.
+        let fits = |address: SocketAddr| {
+            address.is_ipv4() == peer.is_ipv4()
+                && (!address.ip().is_loopback() || peer.is_loopback())
+        };
         if fits(listeners[usize::from(preferred)].address) {
             return Some(preferred);
         }
@@ -137,6 +141,10 @@ pub(super) fn strict_routing(target: &[u8], routes: &[u8]) -> Option<(Vec<u8>, V
 /// The URI of a Contact, which must be one that we can send to.
 pub(super) fn contact_uri<'a>(contact: &NameAddr<'a>) -> Result<SipUri<'a>, Refusal> {
     match SipUri::parse(contact.uri) {
+        // RFC 3261 19.1.1: a Request-URI has neither header fields nor a method.
+        Ok(uri) if uri.headers.is_some() || uri.params.get("method").is_some() => {
+            Err(Refusal::because(400, "Contact is no Request-URI"))
+        }
         Ok(uri) => Ok(uri),
         Err(UriError::Scheme) => Err(Refusal::because(400, "Contact is no SIP URI")),
         Err(UriError::Syntax) => Err(Refusal::because(400, "malformed Contact")),

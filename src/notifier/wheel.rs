@@ -16,8 +16,13 @@ struct Link {
     next: u32,
     /// Index of the wheel's slot, `NONE` while not armed.
     place: u32,
-    /// Deadline for which the entry is armed, in slots of the wheel since time 0.
+    /// Deadline for which the entry is armed, in slots of the wheel since time 0; it goes round after 497 days.
     due: u32,
+}
+
+/// Whether a deadline is not after another; both at most half a round apart.
+fn at_or_before(due: u32, other: u64) -> bool {
+    due.wrapping_sub(other as u32).cast_signed() <= 0
 }
 
 const UNARMED: Link = Link {
@@ -55,13 +60,12 @@ impl Wheel {
             self.links.resize(index + 1, UNARMED);
         }
         if self.links[index].place != NONE {
-            if u64::from(self.links[index].due) <= due {
+            if at_or_before(self.links[index].due, due) {
                 return;
             }
             self.disarm(entry);
         }
-        let due = u32::try_from(due).expect("ten-millisecond slots last 497 days");
-        self.link(entry, due);
+        self.link(entry, due as u32);
     }
 
     pub fn disarm(&mut self, entry: u32) {
@@ -98,7 +102,7 @@ impl Wheel {
             let mut entry = self.heads[place];
             while entry != NONE {
                 let link = self.links[entry as usize];
-                if u64::from(link.due) <= now {
+                if at_or_before(link.due, now) {
                     self.disarm(entry);
                     return Some(entry);
                 }
@@ -195,6 +199,19 @@ mod tests {
         assert_eq!(wheel.pop(100), Some(2));
         assert_eq!(wheel.pop(100), None);
         assert_eq!(wheel.next_ms(), None);
+    }
+
+    #[test]
+    fn deadlines_go_on_after_497_days() {
+        let start = (u64::from(u32::MAX) - 2) * SLOT_MS;
+        let mut wheel = Wheel::new(start);
+        wheel.arm(1, start + 10 * SLOT_MS);
+        wheel.arm(2, start + 5 * SLOT_MS);
+        assert_eq!(wheel.pop(start + 4 * SLOT_MS), None);
+        assert_eq!(wheel.pop(start + 5 * SLOT_MS), Some(2));
+        wheel.arm(1, start + 7 * SLOT_MS);
+        assert_eq!(wheel.pop(start + 6 * SLOT_MS), None);
+        assert_eq!(wheel.pop(start + 7 * SLOT_MS), Some(1));
     }
 
     #[test]

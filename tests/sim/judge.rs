@@ -420,7 +420,7 @@ impl Judge {
         let cseq = sip.cseq().map_or(0, |(number, _)| number);
         let name = (
             sip.text("call-id").to_owned(),
-            sip.tag_of_from().to_owned(),
+            sip.sender_tag().to_owned(),
             cseq,
         );
         if let Some(former) = self.answered.get(&name) {
@@ -612,7 +612,7 @@ impl Judge {
     }
 
     fn notify_out(&mut self, shard: u8, flow: Flow, sip: &Sip, bytes: Vec<u8>) {
-        let key = (sip.text("call-id").to_owned(), sip.tag_of_from().to_owned());
+        let key = (sip.text("call-id").to_owned(), sip.sender_tag().to_owned());
         let Some((cseq, "NOTIFY")) = sip.cseq() else {
             self.fail("a NOTIFY has its CSeq", &sip.start);
         };

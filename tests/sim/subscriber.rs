@@ -629,7 +629,7 @@ impl Subscriber {
             return;
         }
         let index = self.index;
-        let tag = sip.tag_of_from().to_owned();
+        let tag = sip.sender_tag().to_owned();
         let known = self.dialogs.get_mut(&call_id).filter(|dialog| {
             let same = dialog.to_tag.as_ref().is_none_or(|known| *known == tag);
             dialog.from_tag == sip.to_tag() && same && !dialog.over

@@ -88,7 +88,7 @@ impl Sip {
         param(self.text("via"), "branch").unwrap_or_default()
     }
 
-    pub fn tag_of_from(&self) -> &str {
+    pub fn sender_tag(&self) -> &str {
         param(self.text("from"), "tag").unwrap_or_default()
     }
 

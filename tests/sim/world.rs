@@ -427,7 +427,9 @@ impl World {
                     let backoff_s = (flow.connection != 0).then_some(0);
                     self.judge.broken(shard, flow, backoff_s);
                     let now_ms = self.net.now_ms;
-                    self.notifier(shard).disconnected(now_ms, flow);
+                    let shard = &mut self.shards[usize::from(shard)];
+                    shard.touched = true;
+                    shard.notifier.disconnected(now_ms, flow, &mut shard.outbox);
                 }
             }
             Event::Unreachable { shard, flow } => {

@@ -97,7 +97,9 @@ impl World {
                 view.urgent = self.revision;
                 self.notifier.learn(0, Arc::new(view));
             }
-            5 => self.notifier.disconnected(self.now_ms, flow(acts.byte()?)),
+            5 => self
+                .notifier
+                .disconnected(self.now_ms, flow(acts.byte()?), &mut self.out),
             6 => self.notifier.unreachable(self.now_ms, flow(acts.byte()?)),
             _ if acts.byte()? == 0 => self.notifier.drain(),
             _ => {}

@@ -13,6 +13,8 @@ use crate::wire::Flow;
 const FIRST_WINDOW: u32 = 32;
 /// A window never grows beyond this: what two GSO runs of a fast peer carry.
 const MOST: u32 = 8192;
+/// Nor does it close further: many dialogs behind one slow peer would wait for one another for minutes.
+const LEAST: u32 = 4;
 /// A window is halved at most once in T1: for a loss event, not for every loss in it.
 const HALVE_MS: u64 = 500;
 
@@ -139,7 +141,7 @@ impl Hops {
     pub fn lost(&mut self, number: u32, now_ms: u64) {
         let hop = &mut self.hops[number as usize];
         if now_ms >= hop.halved_ms + HALVE_MS {
-            hop.window = (hop.window / 2).max(1);
+            hop.window = (hop.window / 2).max(LEAST);
             hop.halved_ms = now_ms;
         }
     }

@@ -967,7 +967,17 @@ impl Judge {
             dialog.terminated,
             dialog.proven.is_some()
         );
-        let crowd_ms = self.patience_ms;
+        // Losses close a next hop's window down to one, for all dialogs behind it.
+        let shares = |other: &Key| {
+            let other = &self.dialogs[other];
+            other.shard == dialog.shard && other.flow == dialog.flow
+        };
+        let shared = self.alive.iter().filter(|other| shares(other)).count() > 1;
+        let crowd_ms = if shared && self.kind != Kind::Clean {
+            60_000
+        } else {
+            self.patience_ms
+        };
         let max_rate_ms = dialog.max_rate_ms.unwrap_or(0);
         if self.draining {
             if now_ms > dialog.idle_ms.max(dialog.sent_ms) + crowd_ms + 40_000 {

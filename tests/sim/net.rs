@@ -245,7 +245,8 @@ impl Net {
     /// When a datagram arrives at the node; in some worlds many do at once.
     fn arrival_ms(&mut self, after_ms: u64) -> u64 {
         let at_ms = self.now_ms + after_ms + self.delay_ms();
-        at_ms.next_multiple_of(self.plan.burst_ms)
+        let burst_ms = if self.quiet { 1 } else { self.plan.burst_ms };
+        at_ms.next_multiple_of(burst_ms)
     }
 
     pub fn send_to_node(&mut self, flow: Flow, bytes: Vec<u8>, after_ms: u64) {

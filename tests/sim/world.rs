@@ -485,7 +485,8 @@ impl World {
             tail: None,
         };
         print(&self.trace, now_ms, number, &came);
-        let is_answer = letter.bytes.starts_with(b"SIP/");
+        let meant = letter.original.as_ref().unwrap_or(&letter.bytes);
+        let is_answer = meant.starts_with(b"SIP/");
         if let Some(sip) = &sip {
             self.judge.request_in(sip, letter.original.is_none());
         }

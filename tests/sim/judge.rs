@@ -333,8 +333,19 @@ impl Judge {
             401 | 404 | 405 | 407 | 408 | 410 | 416 | 480..=485 | 489 | 501 | 604 => {
                 self.end(&key);
             }
+            _ if self.is_ending(&key) => {
+                // Not the last NOTIFY: that one is still to come.
+                let dialog = self.dialog(&key);
+                dialog.set = None;
+                dialog.retry_ms = Some(now_ms);
+            }
             _ => self.failed(&key, sip.number("retry-after")),
         }
+    }
+
+    fn is_ending(&self, key: &Key) -> bool {
+        let dialog = &self.dialogs[key];
+        dialog.granted_s == 0 || self.now_ms >= dialog.expires_ms + 32_000 || self.draining
     }
 
     fn acknowledged(&mut self, key: &Key, out: Outstanding, sip: &Sip) {
@@ -366,8 +377,7 @@ impl Judge {
         dialog.set = None;
         let backoff_s = retry_after_s.unwrap_or(1 << (dialog.failures - 1));
         dialog.retry_ms = Some(now_ms + backoff_s * 1_000);
-        let ending = dialog.granted_s == 0 || now_ms >= dialog.expires_ms + 32_000;
-        if dialog.failures == 5 || ending || self.draining {
+        if dialog.failures == 5 || self.is_ending(key) {
             self.end(key);
         }
     }
@@ -511,7 +521,7 @@ impl Judge {
         dialog.granted_s = granted_s;
         dialog.expires_ms = now_ms + granted_s * 1_000;
         // RFC 6446 5.3: one that would let nothing through is raised.
-        let most_ms = asked.expires_s.unwrap_or(1_800).clamp(1, 3_600) * 1_000;
+        let most_ms = granted_s.max(1) * 1_000;
         dialog.max_rate_ms = asked.max_rate_ms.map(|ms| ms.min(most_ms));
         dialog.min_rate_ms = asked
             .min_rate_ms

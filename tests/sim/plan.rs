@@ -81,7 +81,12 @@ impl Plan {
         let (lost, doubled) = (share(faulty, 200), share(faulty, 100));
         let (flipped, garbage) = (share(kind == Kind::Hostile, 30), share(hostile, 50));
         let (replayed, stray) = (share(hostile, 300), share(true, 1000));
-        let bad = share(faulty && kind != Kind::Large, 50);
+        let bad = if kind == Kind::Crowd {
+            // Enough of them silent to fill a window of 32, were it not let go at Timer E.
+            90
+        } else {
+            share(faulty && kind != Kind::Large, 50)
+        };
         Plan {
             seed,
             kind,

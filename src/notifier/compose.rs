@@ -3,7 +3,7 @@
 
 use super::bodies::{BodyKey, SetKey, Show};
 use super::subscription::{Offer, Owed, Phase, SetProgress, Subscription};
-use super::{Notifier, fanout};
+use super::{Notifier, message};
 use crate::info::{self, Body, Change, Entry};
 
 /// Budgets of parts are rounded down to this, so that subscriptions with identifiers of about one length share parts.
@@ -269,12 +269,12 @@ impl Notifier {
         let subscription = self.slots.get(slot);
         let len = self.bodies.get(body).body.as_ref().map_or(0, Body::len);
         self.hops.flow(subscription.hop).transport.is_reliable()
-            || fanout::head_most(subscription, &self.settings) + len <= self.settings.datagram_most
+            || message::head_most(subscription, &self.settings) + len <= self.settings.datagram_most
     }
 
     /// Bytes that a part's document may take.
     pub(super) fn budget(&self, slot: u32) -> u32 {
-        let head = fanout::head_most(self.slots.get(slot), &self.settings);
+        let head = message::head_most(self.slots.get(slot), &self.settings);
         let room = self.settings.datagram_most.saturating_sub(head);
         (room / BUDGET_STEP * BUDGET_STEP) as u32
     }

@@ -11,6 +11,7 @@ mod fanout;
 pub mod handle;
 mod hops;
 mod interests;
+mod message;
 pub mod names;
 mod requests;
 pub mod settings;

@@ -1,0 +1,193 @@
+//! A NOTIFY as bytes: written from the subscription whenever it is sent, the same each time, so that nothing is stored for
+//! retransmissions; and how long its head is at the most. Knows no window, timer or view.
+
+use super::settings::Settings;
+use super::subscribe::entity_tag;
+use super::subscription::{Phase, Subscription, Text, Transaction};
+use super::target::strict_routing;
+use super::{Effect, Notifier, Outbox};
+use crate::sip::write::{Notify, SubscriptionState};
+use crate::wire::{Datagram, Transport};
+
+/// Bytes of a NOTIFY's head that every one has, with a document of at most 9,999 bytes; every head written is held to it
+/// where debug assertions are on.
+const HEAD_FIXED: usize = 357;
+/// A Route header field without its value; a strict first route moves the target into it, in angle brackets.
+const ROUTE_FIXED: usize = "Route: \r\n".len() + "<>".len();
+const RATE_MOST: usize = ";max-rate=99.9999999999".len();
+
+impl Notifier {
+    /// Writes the outstanding NOTIFY: the same bytes whenever it is sent again.
+    pub(super) fn write_notify(&mut self, slot: u32, out: &mut Outbox) {
+        let subscription = self.slots.get(slot);
+        let Some(transaction) = &subscription.transaction else {
+            return;
+        };
+        let flow = self.hops.flow(subscription.hop);
+        let body = transaction.body.map(|body| {
+            self.bodies
+                .get(body)
+                .body
+                .as_ref()
+                .expect("a NOTIFY holds a document")
+        });
+        let settings = &self.settings;
+        let listener = &settings.listeners[usize::from(subscription.listener)];
+        let (tag, branch) = (
+            self.handle(slot).tag(&self.key),
+            self.handle(slot).branch(subscription.cseq, &self.key),
+        );
+        let [
+            call_id,
+            remote_tag,
+            remote_uri,
+            local_uri,
+            target,
+            routes,
+            event_id,
+        ] = subscription.dialog.texts();
+        let strict = (!routes.is_empty())
+            .then(|| strict_routing(target, routes))
+            .flatten();
+        let (target, routes) = strict
+            .as_ref()
+            .map_or((target, routes), |(target, routes)| (target, routes));
+        let etag = entity_tag(transaction.tag);
+        let notify = Notify {
+            target,
+            transport_name: flow.transport.via_name(),
+            sent_by: &listener.sent_by,
+            branch: &branch,
+            routes,
+            from_uri: local_uri,
+            from_tag: &tag,
+            to_uri: remote_uri,
+            to_tag: remote_tag,
+            call_id,
+            cseq: subscription.cseq,
+            event_id: (!event_id.is_empty()).then_some(event_id),
+            state: subscription.state(transaction),
+            max_rate: transaction.max_rate,
+            min_rate: transaction.min_rate,
+            etag: &etag,
+            contact: listener.contact(flow.transport),
+            content_type: body.map(|body| body.format().content_type()),
+            content_length: body.map_or(0, |body| body.len()),
+        };
+        let version = subscription.version;
+        let fill = |datagram: &mut Datagram| {
+            notify.write(&mut datagram.head);
+            debug_assert!(
+                transaction.fired > 0
+                    || body.is_none()
+                    || flow.transport.is_reliable()
+                    || datagram.head.len() <= head_most(subscription, settings),
+                "HEAD_FIXED is too small"
+            );
+            if let Some(body) = body {
+                body.write_version(version, &mut datagram.head);
+                datagram.tail = Some(body.suffix.clone());
+            }
+        };
+        if flow.transport.is_reliable() {
+            let mut datagram = Datagram {
+                flow,
+                head: Vec::new(),
+                tail: None,
+            };
+            fill(&mut datagram);
+            out.effects.push_back(Effect::Stream(datagram));
+        } else if let Some(datagram) = out.batch.next(flow) {
+            fill(datagram);
+        }
+    }
+}
+
+impl Subscription {
+    fn state(&self, transaction: &Transaction) -> SubscriptionState {
+        match self.phase {
+            Phase::Ending {
+                reason,
+                retry_after_s,
+            } if transaction.last => SubscriptionState::Terminated {
+                reason,
+                retry_after: retry_after_s,
+            },
+            _ => SubscriptionState::Active {
+                expires: transaction.expires_s,
+            },
+        }
+    }
+}
+
+/// The bytes of the head of a subscription's NOTIFY with a document by UDP, at the most.
+pub(super) fn head_most(subscription: &Subscription, settings: &Settings) -> usize {
+    let listener = &settings.listeners[usize::from(subscription.listener)];
+    let texts = subscription.dialog.texts();
+    let rates =
+        usize::from(subscription.max_rate.is_some()) + usize::from(subscription.min_rate.is_some());
+    HEAD_FIXED
+        + texts.iter().map(|text| text.len()).sum::<usize>()
+        + listener.sent_by.len()
+        + listener.contact(Transport::Udp).len()
+        + usize::from(!texts[Text::EventId as usize].is_empty()) * ";id=".len()
+        + usize::from(!texts[Text::Routes as usize].is_empty()) * ROUTE_FIXED
+        + rates * RATE_MOST
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::handle::{Handle, HandleKey};
+    use super::*;
+    use crate::sip::header::Rate;
+    use crate::sip::write::Reason;
+
+    fn head_len(state: SubscriptionState, rate: Option<Rate>) -> usize {
+        let key = HandleKey([0; 16]);
+        let handle = Handle {
+            shard: u8::MAX,
+            slot: u32::MAX,
+            generation: u32::MAX,
+        };
+        let notify = Notify {
+            target: b"",
+            transport_name: "UDP",
+            sent_by: b"",
+            branch: &handle.branch(u32::MAX, &key),
+            routes: b"",
+            from_uri: b"",
+            from_tag: &handle.tag(&key),
+            to_uri: b"",
+            to_tag: b"t",
+            call_id: b"",
+            cseq: u32::MAX,
+            event_id: Some(b""),
+            state,
+            max_rate: rate,
+            min_rate: rate,
+            etag: &entity_tag(u64::MAX),
+            contact: b"",
+            content_type: Some("application/serverinfo+json"),
+            content_length: 9_999,
+        };
+        let mut head = Vec::new();
+        notify.write(&mut head);
+        head.len()
+    }
+
+    #[test]
+    fn the_bound_of_a_head_is_the_length_of_the_longest() {
+        let rate = Rate::parse(b"99.9999999999");
+        assert!(rate.is_some());
+        let active = SubscriptionState::Active { expires: u32::MAX };
+        // The only reason that a document goes with.
+        let last = SubscriptionState::Terminated {
+            reason: Reason::Timeout,
+            retry_after: None,
+        };
+        let most = HEAD_FIXED + ";id=".len() + "t".len();
+        assert_eq!(head_len(active, None), most);
+        assert_eq!(head_len(last, None), most);
+        assert_eq!(head_len(active, rate), most + 2 * RATE_MOST);
+    }
+}

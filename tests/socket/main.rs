@@ -6,5 +6,6 @@ mod names;
 mod node;
 mod process;
 mod sip;
+mod targets;
 mod tcp;
 mod torture;

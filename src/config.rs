@@ -41,6 +41,8 @@ pub struct Config {
     pub io: io::Kind,
     /// What each UDP socket's receive queue shall hold; `None`: as much as the kernel gives.
     pub rcvbuf: Option<usize>,
+    /// Whether equal NOTIFYs for one next hop may go in runs.
+    pub gso: bool,
     pub allow_subscribe: Vec<IpNet>,
     pub allow_publish: Vec<IpNet>,
     pub nat: Nat,
@@ -125,6 +127,7 @@ impl Config {
                 _ => io::Kind::Mmsg,
             },
             rcvbuf: layers.optional_number(&setting::RCVBUF)?,
+            gso: layers.switch(&setting::GSO)?,
             allow_subscribe: layers.list(&setting::ALLOW_SUBSCRIBE, 256, address::network)?,
             allow_publish: layers.list(&setting::ALLOW_PUBLISH, 256, address::network)?,
             nat: match layers.word(&setting::NAT)? {

@@ -85,6 +85,7 @@ struct Seat {
     key: HandleKey,
     seed: u64,
     kind: Kind,
+    gso: bool,
     start: Instant,
     /// The waker goes out when the engine is open, all handles come back.
     opened: Sender<(u8, Result<Opened, OpenError>)>,
@@ -159,6 +160,7 @@ pub fn run(config: Config) -> Result<(), Error> {
             key,
             seed: random.random(),
             kind: config.io,
+            gso: config.gso,
             start,
             opened: opened_to.clone(),
             others,
@@ -324,7 +326,7 @@ fn sit(seat: Seat) {
         .iter()
         .filter_map(|socket| sockets::receive_buffer(socket).ok())
         .min();
-    let engine = match Engine::open(seat.kind, seat.sockets, true) {
+    let engine = match Engine::open(seat.kind, seat.sockets, seat.gso) {
         Ok((engine, waker)) => {
             let fallback = engine.fallback_reason().map(ToString::to_string);
             let opened = Opened {

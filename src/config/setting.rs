@@ -96,7 +96,7 @@ fn time(ms: u64) -> String {
 }
 
 /// Every setting, in the order of the help.
-pub const SETTINGS: [&Setting; 29] = [
+pub const SETTINGS: [&Setting; 30] = [
     &LISTEN,
     &ADVERTISE,
     &DOMAIN,
@@ -104,6 +104,7 @@ pub const SETTINGS: [&Setting; 29] = [
     &SHARDS,
     &IO,
     &RCVBUF,
+    &GSO,
     &ALLOW_SUBSCRIBE,
     &ALLOW_PUBLISH,
     &NAT,
@@ -199,6 +200,16 @@ pub const RCVBUF: Setting = Setting {
     help: "Receive buffer to ask the kernel for, each socket",
     default: Preset::Found("as large as the kernel gives, up to 16 MiB"),
     allowed: Allowed::Count(4_096..=1 << 30),
+    is_list: false,
+};
+
+/// A network card or a tunnel that cannot segment is found out and left alone; one that segments wrongly is not.
+pub const GSO: Setting = Setting {
+    key: "gso",
+    value_name: "BOOL",
+    help: "Hand equal NOTIFYs for one next hop to the kernel as one (UDP_SEGMENT), where it can",
+    default: Preset::Text("true"),
+    allowed: Allowed::Switch,
     is_list: false,
 };
 

@@ -1,0 +1,196 @@
+//! One scenario: its variants by turns, as often as asked, and what each run's figures are.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use super::figures::Figures;
+use super::process::{Kind, Reading, Server, load, value};
+use super::record::Record;
+use super::scenario::{Measure, Scenario, Variant};
+
+/// Counters of Fanfare that stay 0 where nothing is lost.
+const LOST: [&str; 10] = [
+    "retransmissions",
+    "receive_drops",
+    "send_failures",
+    "truncated",
+    "overflows",
+    "response_overflows",
+    "timeouts",
+    "removed",
+    "undeliverable",
+    "transport_errors",
+];
+
+/// Whether every bound held and every run was right.
+pub fn run(scenario: &Scenario, runs: u32, record: &Record) -> io::Result<bool> {
+    let mut figures: BTreeMap<&'static str, Vec<Figures>> = BTreeMap::new();
+    let mut wrong = Vec::new();
+    for number in 1..=runs {
+        for variant in &scenario.variants {
+            eprintln!("{} {number} of {runs}: {}", scenario.name, variant.name);
+            let (found, faults) = once(scenario.name, variant, number, record)?;
+            wrong.extend(faults);
+            figures.entry(variant.name).or_default().push(found);
+            record.table(scenario, &figures_so_far(scenario, &figures))?;
+        }
+    }
+    record.summary(scenario, &figures, &wrong)
+}
+
+fn figures_so_far(
+    scenario: &Scenario,
+    figures: &BTreeMap<&'static str, Vec<Figures>>,
+) -> BTreeMap<&'static str, Vec<Figures>> {
+    let empty = scenario
+        .variants
+        .iter()
+        .map(|variant| (variant.name, Vec::new()));
+    let mut all: BTreeMap<_, _> = empty.collect();
+    all.extend(figures.clone());
+    all
+}
+
+/// How long loadgen goes on, with which changes, and when the server is read: before and after, in seconds.
+fn schedule(measure: Measure) -> (String, f64, f64) {
+    match measure {
+        Measure::Changes { count, every_s } => {
+            let warmup = 2.5 * every_s;
+            let last = f64::from(count) * every_s;
+            let rate = 1.0 / every_s;
+            let duration = last + 0.4 * every_s;
+            (
+                format!(
+                    "--change status --changes {rate} --warmup {warmup} --duration {duration} --grace {}",
+                    every_s.max(5.0)
+                ),
+                warmup,
+                last,
+            )
+        }
+        Measure::Subscribing => ("--changes 0 --duration 2".to_owned(), 0.0, 1.0),
+        Measure::Idle { settle_s, seconds } => (
+            format!("--changes 0 --duration {}", settle_s + seconds + 1),
+            f64::from(settle_s),
+            f64::from(seconds),
+        ),
+        Measure::Storm { seconds, rate } => (
+            format!("--change status --changes {rate} --duration {seconds} --grace 5"),
+            0.0,
+            f64::from(seconds),
+        ),
+    }
+}
+
+fn once(
+    scenario: &str,
+    variant: &Variant,
+    run: u32,
+    record: &Record,
+) -> io::Result<(Figures, Option<String>)> {
+    let log = record.file(scenario, variant.name, run, "log")?;
+    let json = record.file(scenario, variant.name, run, "json")?;
+    let server = Server::start(variant.server, variant.cores, &variant.flags, &log)?;
+    let (empty, _) = server.memory()?;
+    let (more, until, last) = schedule(variant.measure);
+    let mut flags = vec!["--entities".to_owned(), variant.entities.to_string()];
+    flags.extend(variant.load.iter().cloned());
+    flags.extend(more.split_whitespace().map(str::to_owned));
+    let begin = server.read()?;
+    let (mut before, mut after, mut memory) = (begin, begin, (0, 0));
+    let report = load(server.address, &flags, &json, || {
+        thread::sleep(Duration::from_secs_f64(until));
+        if !matches!(variant.measure, Measure::Subscribing) {
+            before = server.read()?;
+        }
+        thread::sleep(Duration::from_secs_f64(last));
+        after = server.read()?;
+        memory = server.memory()?;
+        Ok(())
+    })?;
+    let counters = server.stop()?;
+    let mut figures = figures(variant, &report, before, after, last);
+    if variant.server == Kind::Fanfare {
+        let each = memory.0.saturating_sub(empty) as f64 / f64::from(variant.entities);
+        figures.insert("bytes each", each);
+        figures.insert("peak MiB", memory.1 as f64 / f64::from(1 << 20));
+        figures.insert(
+            "retransmissions",
+            value(&counters, "retransmissions") as f64,
+        );
+        if let Some(shares) = shares(&counters) {
+            figures.insert("handed over %", shares);
+        }
+    }
+    let fault = fault(variant, run, &report, &counters);
+    Ok((figures, fault))
+}
+
+fn figures(
+    variant: &Variant,
+    report: &serde_json::Value,
+    before: Reading,
+    after: Reading,
+    last: f64,
+) -> Figures {
+    let cpu_us = (after.cpu_ns - before.cpu_ns) as f64 / 1e3;
+    let notifies = (after.notifies - before.notifies) as f64;
+    let get = |path: &str| report.pointer(path).and_then(serde_json::Value::as_f64);
+    let mut figures = Figures::new();
+    let exchanges = match variant.measure {
+        Measure::Subscribing => f64::from(variant.entities),
+        _ => notifies,
+    };
+    figures.insert("CPU us", cpu_us / exchanges);
+    let mut keep = |name, figure: Option<f64>| figure.map(|figure| figures.insert(name, figure));
+    match variant.measure {
+        Measure::Changes { .. } | Measure::Storm { .. } => {
+            let ms = |path: &str| get(path).map(|us| us / 1e3);
+            keep("to the last ms", ms("/latency_us/last_entity_median"));
+            keep("worst ms", ms("/latency_us/last_entity_worst"));
+            keep("p50 ms", ms("/latency_us/p50"));
+            keep("p98 ms", ms("/latency_us/p98"));
+            keep("p99.9 ms", ms("/latency_us/p999"));
+            keep("loadgen busy %", get("/loadgen/fan_out_busy_percent"));
+            keep("loadgen CPU us", get("/loadgen/cpu_us_per_notify"));
+        }
+        Measure::Idle { .. } => {
+            keep("core %", Some(cpu_us / 1e4 / last));
+            keep("NOTIFYs a second", Some(notifies / last));
+        }
+        Measure::Subscribing => {
+            keep("SUBSCRIBEs a second", get("/subscribing/per_second"));
+            keep("all told after s", get("/subscribing/all_notified_seconds"));
+        }
+    }
+    figures
+}
+
+/// Messages that reached the wrong shard, of all received, in percent.
+fn shares(counters: &str) -> Option<f64> {
+    let received = value(counters, "received");
+    (received > 0).then(|| 100.0 * value(counters, "handed_over") as f64 / received as f64)
+}
+
+fn fault(
+    variant: &Variant,
+    run: u32,
+    report: &serde_json::Value,
+    counters: &str,
+) -> Option<String> {
+    let mut faults = Vec::new();
+    if variant.must_be_right && report.get("right") != Some(&serde_json::Value::Bool(true)) {
+        faults.push("loadgen says that it was not right".to_owned());
+    }
+    if variant.must_lose_nothing {
+        for name in LOST {
+            match value(counters, name) {
+                0 => {}
+                count => faults.push(format!("{name}={count}")),
+            }
+        }
+    }
+    (!faults.is_empty()).then(|| format!("{} {run}: {}", variant.name, faults.join(", ")))
+}

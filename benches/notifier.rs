@@ -58,6 +58,9 @@ fn notifier(criterion: &mut Criterion) {
     group.bench_function(format!("refresh, of {many} subscriptions"), |bencher| {
         bencher.iter_custom(|exchanges| rounds(exchanges, || swarm.refresh()));
     });
+    group.bench_function(format!("refresh answered 204, of {many}"), |bencher| {
+        bencher.iter_custom(|exchanges| rounds(exchanges, || swarm.refresh_unchanged()));
+    });
     drop(swarm);
     group.bench_function(format!("subscribe, of {herd} in a herd"), |bencher| {
         bencher.iter_custom(|exchanges| rounds(exchanges, || Swarm::new(herd, nanoseconds).1));

@@ -40,17 +40,22 @@ fn a_change_allocates_no_more_for_many_subscribers_than_for_few() {
 #[test]
 fn refreshes_allocate_nothing_of_their_own() {
     const SUBSCRIBERS: usize = 500;
-    let (mut swarm, _) = Swarm::new(SUBSCRIBERS, allocations);
-    for _ in 0..WARM_UP {
-        swarm.refresh();
-    }
-    for round in 0..ROUNDS {
-        let told = swarm.refresh();
-        assert!(told.exchanges >= SUBSCRIBERS as u64);
-        assert!(
-            told.cost <= MOST,
-            "{} allocations for {SUBSCRIBERS} refreshes, round {round}",
-            told.cost
-        );
+    // A document of one datagram, and one of several parts.
+    for servers in [1, 4] {
+        let (mut swarm, _) = Swarm::watching(servers, SUBSCRIBERS, allocations);
+        for _ in 0..WARM_UP {
+            swarm.refresh();
+            swarm.refresh_unchanged();
+        }
+        for round in 0..ROUNDS {
+            for (status, told) in [(200, swarm.refresh()), (204, swarm.refresh_unchanged())] {
+                assert_eq!(told.exchanges, SUBSCRIBERS as u64);
+                assert!(
+                    told.cost <= MOST,
+                    "{} allocations for {SUBSCRIBERS} refreshes answered {status}, round {round}",
+                    told.cost
+                );
+            }
+        }
     }
 }

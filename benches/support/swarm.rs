@@ -1,7 +1,10 @@
 //! One notifier and all its subscribers in one process, in virtual time: what the notifier does can be measured apart
 //! from what its peers do, with no socket between them. Knows no measure: the gauge brings it.
 
+#![allow(dead_code, reason = "each of its users needs a part of it")]
+
 use std::net::{Ipv4Addr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 
 use fanfare::info::View;
@@ -12,12 +15,15 @@ use fanfare::wire::{Datagram, Flow, Transport};
 
 use super::cluster;
 
-const SERVERS: usize = 4;
+/// So many that the whole document goes into one datagram.
+const SERVERS: usize = 1;
 /// As a shard has it.
 const BATCH: usize = 4_096 + 256;
 const RECEIVE_BUFFER: usize = 16 << 20;
 /// SUBSCRIBEs of one turn.
 const TOGETHER: usize = 64;
+/// A slot of the notifier's wheel.
+const SLOT_MS: u64 = 10;
 /// Between two rounds: every interval of the notifier has passed.
 const PAUSE_MS: u64 = 1_000;
 
@@ -27,7 +33,7 @@ pub type Gauge = fn(&mut dyn FnMut()) -> u64;
 /// What a round came to.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Round {
-    /// NOTIFYs sent, answered and acknowledged.
+    /// NOTIFYs sent, answered and acknowledged; of SUBSCRIBEs, those served.
     pub exchanges: u64,
     /// The sum of the gauge over all that the notifier did, `learn` apart.
     pub cost: u64,
@@ -49,16 +55,34 @@ pub struct Swarm {
     gauge: Gauge,
     /// The notifier's tags, in the order of the subscribers.
     tags: Vec<Vec<u8>>,
+    /// The entity-tag of the NOTIFY seen last.
+    entity_tag: Vec<u8>,
     inbound: Messages,
     cseq: u32,
+    /// SUBSCRIBEs of this round make subscriptions.
+    subscribing: bool,
+}
+
+/// What a SUBSCRIBE says beside the subscriber's own names.
+#[derive(Debug, Clone, Copy)]
+struct Wish<'a> {
+    cseq: u32,
+    to_tag: Option<&'a [u8]>,
+    /// Suppress-If-Match.
+    unless: Option<&'a [u8]>,
 }
 
 impl Swarm {
     /// Subscribes `count` entities, each its own next hop, and answers their first NOTIFYs. The round tells of these.
     pub fn new(count: usize, gauge: Gauge) -> (Self, Round) {
+        Self::watching(SERVERS, count, gauge)
+    }
+
+    /// The same with a cluster of so many servers to watch: documents that go in parts.
+    pub fn watching(servers: usize, count: usize, gauge: Gauge) -> (Self, Round) {
         let listen = SocketAddr::from(([127, 0, 0, 1], 5060));
         let settings = Arc::new(Settings::for_address(listen));
-        let view = cluster::view(SERVERS);
+        let view = cluster::view(servers);
         let views = vec![Arc::new(view.clone())];
         let key = HandleKey([7; 16]);
         let mut swarm = Swarm {
@@ -68,12 +92,32 @@ impl Swarm {
             now_ms: 0,
             gauge,
             tags: Vec::with_capacity(count),
+            entity_tag: Vec::new(),
             inbound: Messages::default(),
             cseq: 0,
+            subscribing: false,
         };
-        let round = swarm.subscribe_all(count);
-        assert_eq!(swarm.tags.len(), count, "every SUBSCRIBE was answered 200");
+        let round = swarm.join(count);
         (swarm, round)
+    }
+
+    /// From now on, what the notifier does is measured so.
+    pub fn measure_by(&mut self, gauge: Gauge) {
+        self.gauge = gauge;
+    }
+
+    /// So many more entities subscribe and answer their first NOTIFYs.
+    pub fn join(&mut self, count: usize) -> Round {
+        let members = self.tags.len();
+        self.subscribing = true;
+        let round = self.subscribe_all(members..members + count, None);
+        self.subscribing = false;
+        assert_eq!(
+            self.tags.len(),
+            members + count,
+            "every SUBSCRIBE was answered 200"
+        );
+        round
     }
 
     /// One server changes; turns until every subscriber has acknowledged the change.
@@ -87,26 +131,60 @@ impl Swarm {
     /// Every subscriber refreshes: SUBSCRIBE, 200, NOTIFY, 200.
     pub fn refresh(&mut self) -> Round {
         self.now_ms += PAUSE_MS;
-        self.subscribe_all(self.tags.len())
+        self.subscribe_all(0..self.tags.len(), None)
     }
 
-    fn subscribe_all(&mut self, count: usize) -> Round {
-        let before = self.notifier.counters().acknowledged;
-        let mut cost = 0;
+    /// Every subscriber refreshes and has the state already: SUBSCRIBE, 204 (RFC 5839 6.3).
+    pub fn refresh_unchanged(&mut self) -> Round {
+        self.now_ms += PAUSE_MS;
+        let tag = self.entity_tag.clone();
+        self.subscribe_all(0..self.tags.len(), Some(&tag))
+    }
+
+    /// So long nothing happens but what the notifier's timers bring, a slot of its wheel at a time.
+    pub fn idle(&mut self, duration_ms: u64) -> Round {
+        let until_ms = self.now_ms + duration_ms;
+        let mut sum = Round::default();
+        while self.now_ms < until_ms {
+            let slot_ms = self.now_ms.next_multiple_of(SLOT_MS);
+            self.now_ms = if slot_ms > self.now_ms {
+                slot_ms
+            } else {
+                slot_ms + SLOT_MS
+            };
+            let round = self.settle();
+            sum.exchanges += round.exchanges;
+            sum.cost += round.cost;
+        }
+        sum
+    }
+
+    fn subscribe_all(&mut self, members: Range<usize>, unless: Option<&[u8]>) -> Round {
+        let mut sum = Round::default();
+        let mut told = 0;
         self.cseq += 1;
-        for first in (0..count).step_by(TOGETHER) {
+        for first in members.clone().step_by(TOGETHER) {
             self.inbound.clear();
-            for number in first..count.min(first + TOGETHER) {
-                let text = self.inbound.next(flow(number));
-                subscribe(number, self.cseq, self.tags.get(number), text);
+            for number in first..members.end.min(first + TOGETHER) {
+                let wish = Wish {
+                    cseq: self.cseq,
+                    to_tag: self.tags.get(number).map(Vec::as_slice),
+                    unless,
+                };
+                subscribe(number, wish, self.inbound.next(flow(number)));
+                sum.exchanges += 1;
             }
-            cost += self.receive();
-            cost += self.settle().cost;
+            sum.cost += self.receive();
+            let round = self.settle();
+            sum.cost += round.cost;
+            told += round.exchanges;
         }
-        Round {
-            exchanges: self.notifier.counters().acknowledged - before,
-            cost,
+        match unless {
+            // Periodic NOTIFYs may fall into the round.
+            None => assert!(told >= sum.exchanges, "a NOTIFY follows every SUBSCRIBE"),
+            Some(_) => assert!(told < sum.exchanges, "no NOTIFY follows a 204"),
         }
+        sum
     }
 
     /// Turns of the notifier until it sends nothing more: what it sends is answered 200 within the millisecond.
@@ -130,7 +208,11 @@ impl Swarm {
     }
 
     fn fill(&mut self) -> u64 {
-        (self.gauge)(&mut || self.notifier.fill(self.now_ms, &mut self.out))
+        (self.gauge)(&mut || {
+            self.notifier.fill(self.now_ms, &mut self.out);
+            // As a shard asks before it waits.
+            self.notifier.next_deadline_ms(self.now_ms);
+        })
     }
 
     fn receive(&mut self) -> u64 {
@@ -148,7 +230,10 @@ impl Swarm {
         for datagram in self.out.batch.datagrams() {
             if datagram.head.starts_with(b"NOTIFY ") {
                 answer(datagram, self.inbound.next(datagram.flow));
-            } else if self.cseq == 1 {
+                self.entity_tag.clear();
+                self.entity_tag
+                    .extend_from_slice(entity_tag(&datagram.head));
+            } else if self.subscribing {
                 self.tags.push(to_tag(&datagram.head));
             }
         }
@@ -186,11 +271,15 @@ fn flow(number: usize) -> Flow {
 }
 
 /// With identifiers as long as those seen in the field: Call-ID 45, tag 10, URI 30, Contact 60 bytes.
-fn subscribe(number: usize, cseq: u32, to_tag: Option<&Vec<u8>>, out: &mut Vec<u8>) {
+fn subscribe(number: usize, wish: Wish<'_>, out: &mut Vec<u8>) {
     use std::io::Write;
     let address = address(number);
-    let to_tag = to_tag.map_or(String::new(), |tag| {
+    let cseq = wish.cseq;
+    let to_tag = wish.to_tag.map_or(String::new(), |tag| {
         format!(";tag={}", String::from_utf8_lossy(tag))
+    });
+    let condition = wish.unless.map_or(String::new(), |tag| {
+        format!("Suppress-If-Match: {}\r\n", String::from_utf8_lossy(tag))
     });
     write!(
         out,
@@ -203,7 +292,7 @@ fn subscribe(number: usize, cseq: u32, to_tag: Option<&Vec<u8>>, out: &mut Vec<u
          CSeq: {cseq} SUBSCRIBE\r\n\
          Contact: <sip:entity{number:07}-registered@{address};transport=udp>\r\n\
          Event: SIPserver\r\n\
-         Accept: application/serverinfo+xml\r\n\
+         {condition}Accept: application/serverinfo+xml\r\n\
          Expires: 3600\r\n\
          Content-Length: 0\r\n\r\n"
     )
@@ -223,6 +312,13 @@ fn answer(notify: &Datagram, out: &mut Vec<u8>) {
         }
     }
     out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
+}
+
+fn entity_tag(notify: &[u8]) -> &[u8] {
+    lines(notify)
+        .find_map(|line| line.strip_prefix(b"SIP-ETag:"))
+        .expect("a NOTIFY has an entity-tag")
+        .trim_ascii()
 }
 
 fn to_tag(response: &[u8]) -> Vec<u8> {

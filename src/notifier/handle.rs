@@ -80,7 +80,7 @@ impl Handle {
 
     fn take(text: &[u8]) -> Option<(Handle, u64)> {
         let text = text.get(..TAG_LEN)?;
-        let (high, low) = (digit(text[0])?, digit(text[1])?);
+        let (high, low) = (take_digits(&text[..1])?, take_digits(&text[1..2])?);
         let shard = u8::try_from(high * 16 + low).ok().filter(|_| low < 16)?;
         let slot = u32::try_from(take_digits(&text[2..9])?).ok()?;
         let generation = u32::try_from(take_digits(&text[9..13])?).ok()?;
@@ -127,18 +127,26 @@ fn put_digits(text: &mut [u8], mut value: u64) {
 }
 
 fn take_digits(text: &[u8]) -> Option<u64> {
-    text.iter().try_fold(0u64, |value, &byte| {
-        Some(value << 5 | u64::from(digit(byte)?))
-    })
+    let (mut value, mut seen) = (0u64, 0u8);
+    for &byte in text {
+        let digit = VALUES[usize::from(byte)];
+        seen |= digit;
+        value = value << 5 | u64::from(digit & 31);
+    }
+    (seen < NO_DIGIT).then_some(value)
 }
 
-fn digit(byte: u8) -> Option<u16> {
-    match byte {
-        b'0'..=b'9' => Some(u16::from(byte - b'0')),
-        b'a'..=b'v' => Some(u16::from(byte - b'a') + 10),
-        _ => None,
+/// What a byte that is no digit counts as: a bit that no digit has.
+const NO_DIGIT: u8 = 32;
+const VALUES: [u8; 256] = {
+    let mut values = [NO_DIGIT; 256];
+    let mut digit = 0;
+    while digit < DIGITS.len() {
+        values[DIGITS[digit] as usize] = digit as u8;
+        digit += 1;
     }
-}
+    values
+};
 
 #[cfg(test)]
 mod tests {

@@ -1,8 +1,12 @@
 //! The quick scan of a response: what tells which NOTIFY it answers and what becomes of its subscription.
 //! Looks at no other header field, judges no body, allocates nothing.
+//!
+//! A 2xx as nearly everybody writes it is read by its lines' first letters. Whatever is unusual in it (a fold, a short
+//! name, a second Via, a list) leaves it to the reading that takes any form, so the two never differ in what they find.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 
+use super::class::{TOKEN, split, trim_lws};
 use super::header::{CSeq, Params, delta_seconds, retry_after};
 use super::scan::{Cursor, Elements, Name, ScanError, Start, Step, start_line};
 
@@ -26,6 +30,83 @@ pub struct Answer<'a> {
 /// Reads a response's head. The header fields may come in any order, case, form and folding. A malformed field
 /// that is not asked for does no harm; a Retry-After that cannot be read counts as absent.
 pub fn answer(bytes: &[u8]) -> Result<Answer<'_>, ScanError> {
+    usual(bytes).map_or_else(|| any_form(bytes), Ok)
+}
+
+/// A 2xx in the usual form: Via first, full names, nothing folded.
+fn usual(bytes: &[u8]) -> Option<Answer<'_>> {
+    let rest = bytes.strip_prefix(b"SIP/2.0 2")?;
+    let &[tens, ones, b' ', ..] = rest else {
+        return None;
+    };
+    let status = decimal(tens)? * 10 + decimal(ones)? + 200;
+    let (_, rest) = line(rest)?;
+    let (via, mut rest) = line(rest.strip_prefix(b"Via: SIP/2.0/UDP ")?)?;
+    let mut answer = Answer {
+        status,
+        branch: usual_branch(via)?,
+        cseq: 0,
+        method: b"",
+        retry_after: None,
+        event: None,
+        contact: None,
+        expires: None,
+    };
+    loop {
+        let (field, after) = line(rest)?;
+        rest = after;
+        match *field {
+            [] => break,
+            // From, To, Server, Content-Length, Call-ID, Record-Route and the like.
+            [b'F' | b'T' | b'S' | b'D' | b'W', _, ..] => {}
+            [b'C', b'o', b'n', b't', b'e', ..] | [b'C', b'a', ..] | [b'R', b'e', b'c', ..] => {}
+            [b'C', b'S', b'e', b'q', b':', ref value @ ..] if answer.method.is_empty() => {
+                let cseq = CSeq::parse(trim_lws(value))?;
+                (answer.cseq, answer.method) = (cseq.number, cseq.method);
+            }
+            [
+                b'C',
+                b'o',
+                b'n',
+                b't',
+                b'a',
+                b'c',
+                b't',
+                b':',
+                ref value @ ..,
+            ] if answer.contact.is_none() => {
+                answer.contact = Some(trim_lws(value));
+            }
+            _ => return None,
+        }
+    }
+    (!answer.method.is_empty()).then_some(answer)
+}
+
+/// The branch where it is the first parameter of the only element, and a token.
+fn usual_branch(via: &[u8]) -> Option<&[u8]> {
+    let rest = via[memchr2(b';', b',', via)?..].strip_prefix(b";branch=")?;
+    let (branch, others) = split(TOKEN, rest);
+    let usual = !branch.is_empty()
+        && others.first().is_none_or(|byte| *byte == b';')
+        && memchr2(b',', b'"', others).is_none();
+    usual.then_some(branch)
+}
+
+/// The first line without its CRLF, and what follows. `None` where no line ends, a CR or LF stands alone, or it is folded.
+fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (line, rest) = bytes.split_at(memchr2(b'\r', b'\n', bytes)?);
+    let rest = rest.strip_prefix(b"\r\n")?;
+    let folded = matches!(rest.first(), Some(b' ' | b'\t'));
+    // Behind the empty line stands a body, which may begin as it likes.
+    (!folded || line.is_empty()).then_some((line, rest))
+}
+
+fn decimal(byte: u8) -> Option<u16> {
+    byte.is_ascii_digit().then(|| u16::from(byte - b'0'))
+}
+
+fn any_form(bytes: &[u8]) -> Result<Answer<'_>, ScanError> {
     let mut cursor = Cursor::new(bytes)?;
     let Start::Response { status, .. } = start_line(cursor.start_line()?)?.0 else {
         return Err(ScanError::StartLine);
@@ -83,6 +164,89 @@ fn branch(value: &[u8]) -> Result<&[u8], ScanError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    const PIECES: &[&str] = &[
+        "SIP/2.0 200 OK\r\n",
+        "SIP/2.0 299 \r\n",
+        "SIP/2.0 20 OK\r\n",
+        "SIP/2.0 480 Gone\r\n",
+        "Via: SIP/2.0/UDP h:5060;branch=z9hG4bKq1",
+        "Via: SIP/2.0/UDP h;rport;branch=z9hG4bKq",
+        "Via: SIP/2.0/UDP h;branch=z9hG4bKq;received=192.0.2.1",
+        ", SIP/2.0/UDP i;branch=z9hG4bKr",
+        "v: SIP/2.0/UDP i;branch=z9hG4bKr",
+        "CSeq: 7 NOTIFY",
+        "CSeq:      4294967296 NOTIFY",
+        "CSEQ: 8 NOTIFY",
+        "Contact: <sip:a>",
+        "m: <sip:b>",
+        "Contact : <sip:c>, <sip:d>",
+        "From: <sip:a>;tag=1",
+        "Record-Route: <sip:a;lr>",
+        "Retry-After: 7",
+        "Event: SIPserver;max-rate=1",
+        "Content-Length: 0",
+        "Call-ID: c",
+        "Call-ID c",
+        "To: \"a\\\"",
+        "\r\n",
+        "\r\n",
+        "\r\n",
+        "\r\n\r\n",
+        "\r\n ",
+        "\n",
+        "\r",
+        " ",
+        ";",
+        "\"",
+    ];
+
+    fn texts(found: &Result<Answer<'_>, ScanError>) -> String {
+        format!("{found:?}")
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn the_usual_form_is_read_as_any_form_is(places in proptest::collection::vec(0..PIECES.len(), 0..24)) {
+            let head = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKq\r\n";
+            let pieces: String = places.iter().map(|&place| PIECES[place]).collect();
+            for text in [pieces.clone(), format!("{head}{pieces}\r\n\r\n"), format!("{head}CSeq: 1 NOTIFY\r\n{pieces}\r\n\r\n")] {
+                if let Some(usual) = usual(text.as_bytes()) {
+                    prop_assert_eq!(texts(&Ok(usual)), texts(&any_form(text.as_bytes())), "{}", text);
+                }
+            }
+        }
+
+        #[test]
+        fn a_usual_answer_with_some_bytes_changed_is_read_as_any_form_is(
+            changes in proptest::collection::vec((0usize..400, any::<u8>()), 0..4),
+        ) {
+            let mut text = USUAL.as_bytes().to_vec();
+            for (place, byte) in changes {
+                let place = place % text.len();
+                text[place] = byte;
+            }
+            if let Some(usual) = usual(&text) {
+                prop_assert_eq!(texts(&Ok(usual)), texts(&any_form(&text)));
+            }
+        }
+    }
+
+    const USUAL: &str = "SIP/2.0 200 OK\r\nVia: SIP/2.0/UDP 192.0.2.1:5060;branch=z9hG4bK0000000000001630t5a10000001;rport\r\n\
+        From: <sip:example.com>;tag=0000000000001flkb9el\r\nTo: <sip:a@example.com>;tag=lg00000000\r\n\
+        Call-ID: 8d9da1a4@client.example.com\r\nCSeq:          1 NOTIFY\r\nContact: <sip:a@192.0.2.9>\r\n\
+        Content-Length: 0\r\n\r\n";
+
+    #[test]
+    fn an_answer_in_the_usual_form_is_read_the_short_way() {
+        let found = usual(USUAL.as_bytes()).unwrap();
+        assert_eq!(found.branch, b"z9hG4bK0000000000001630t5a10000001");
+        assert_eq!((found.status, found.cseq), (200, 1));
+        assert_eq!(found.contact, Some(&b"<sip:a@192.0.2.9>"[..]));
+    }
 
     #[test]
     fn any_order_case_form_and_folding_is_read() {

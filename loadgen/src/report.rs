@@ -47,6 +47,7 @@ pub struct Counts {
     pub unreadable: u64,
     pub malformed: Option<Malformed>,
     pub documents_parsed: u64,
+    pub heads_parsed: u64,
     pub dead: u64,
     pub left: u64,
     pub not_left: u64,
@@ -100,6 +101,7 @@ struct Notifying {
     strays: u64,
     unreadable: u64,
     documents_parsed: u64,
+    heads_parsed: u64,
     dead: u64,
     not_terminated: u64,
 }
@@ -221,6 +223,7 @@ impl Report {
                 strays: counts.strays,
                 unreadable: counts.unreadable,
                 documents_parsed: counts.documents_parsed,
+                heads_parsed: counts.heads_parsed,
                 dead: counts.dead,
                 not_terminated: counts.not_left,
             },

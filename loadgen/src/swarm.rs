@@ -17,7 +17,7 @@ use crate::plan::Plan;
 use crate::publisher::{Publisher, TIMER_F_US, id_prefix, timer_e_us};
 use crate::report::{Counts, Measured, Progress, Report};
 use crate::rounds::Rounds;
-use crate::sip::{Run, Subscribe, SubscribeTemplate};
+use crate::sip::{Run, Scanner, Subscribe, SubscribeTemplate};
 use crate::socket::{Endpoint, Inbox, Poll, pin};
 use crate::wheel::{TICK_MS, Wheel};
 
@@ -63,6 +63,7 @@ pub struct Swarm<'a> {
     endpoints: Vec<Endpoint>,
     poll: Poll,
     inbox: Inbox,
+    scanner: Scanner,
     template: SubscribeTemplate,
     entities: Vec<Entity>,
     dialogs: Dialogs,
@@ -133,6 +134,7 @@ impl<'a> Swarm<'a> {
             endpoints,
             poll,
             inbox: Inbox::new(),
+            scanner: Scanner::default(),
             template: SubscribeTemplate::new(run, &plan.domain, plan.format),
             entities: vec![Entity::default(); plan.entities as usize],
             dialogs: Dialogs::new(&format!("sip:{}", plan.domain)),
@@ -169,6 +171,7 @@ impl<'a> Swarm<'a> {
             self.counts.send_refused += endpoint.refused;
         }
         self.counts.documents_parsed = self.reader.parsed();
+        self.counts.heads_parsed = self.scanner.learnt();
         self.progress.finish();
         let publications = self.publisher.counts.clone();
         Ok(Report::new(

@@ -2,7 +2,6 @@
 //! SUBSCRIBE of its own accord but the one that a gap asks for.
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 
 use rand::RngExt;
@@ -11,12 +10,14 @@ use super::{Swarm, own_address};
 use crate::document::Document;
 use crate::entity::{self, Arrival, Example, Fault, Phase};
 use crate::sip::{self, Message, Notify, Response};
-use crate::socket::BATCH;
+use crate::socket::{BATCH, Incoming};
 
 /// Batches taken from one socket before the others have their turn.
 const BATCHES: usize = 8;
 
-const NO_SUBSCRIPTION: &str = "481 Subscription Does Not Exist";
+const OK: &[u8] = b"SIP/2.0 200 OK\r\n";
+const OUT_OF_ORDER: &[u8] = b"SIP/2.0 500 CSeq Out of Order\r\n";
+const NO_SUBSCRIPTION: &[u8] = b"SIP/2.0 481 Subscription Does Not Exist\r\n";
 
 /// Where an entity stood before a message, to see what the message changed.
 #[derive(Debug, Clone, Copy)]
@@ -36,9 +37,9 @@ impl Swarm<'_> {
             self.batch = self.batch.wrapping_add(1).max(1);
             for at in 0..count {
                 let incoming = inbox.get(at);
-                match sip::scan(incoming.bytes) {
+                match self.scanner.scan(incoming.bytes) {
                     Ok(Message::Notify(notify)) if !incoming.truncated => {
-                        self.on_notify(socket, &notify, incoming.from, now)?;
+                        self.on_notify(socket, &incoming, &notify, now)?;
                     }
                     Ok(Message::Response(response)) => self.on_response(&response, now),
                     _ => self.counts.unreadable += 1,
@@ -57,7 +58,7 @@ impl Swarm<'_> {
         let count = self.publisher.endpoint().receive(&mut self.inbox)?;
         let now = self.now_us();
         for at in 0..count {
-            match sip::scan(self.inbox.get(at).bytes) {
+            match self.scanner.scan(self.inbox.get(at).bytes) {
                 Ok(Message::Response(response)) => self.publisher.receive(&response, now)?,
                 _ => self.counts.unreadable += 1,
             }
@@ -68,16 +69,15 @@ impl Swarm<'_> {
     fn on_notify(
         &mut self,
         socket: usize,
+        incoming: &Incoming,
         message: &Notify,
-        from: SocketAddr,
         now: u64,
     ) -> io::Result<()> {
         self.counts.received += 1;
-        let index = sip::entity_of_user(message.user)
-            .filter(|&index| index < self.plan.entities && message.belongs_to(self.run, index));
-        let Some(index) = index else {
+        let index = message.entity(self.run);
+        let Some(index) = index.filter(|&index| index < self.plan.entities) else {
             self.counts.strays += 1;
-            return self.answer(socket, message, from, None, NO_SUBSCRIPTION);
+            return self.answer(socket, incoming, message, None, NO_SUBSCRIPTION);
         };
         let mut notify = entity::Notify {
             branch: sip::branch_hash(message.branch),
@@ -109,7 +109,7 @@ impl Swarm<'_> {
         }
         entity.answer(self.batch);
         let wants_full = entity.wants_full();
-        self.answer(socket, message, from, Some(index), status)?;
+        self.answer(socket, incoming, message, Some(index), status)?;
         if wants_full {
             self.counts.gaps += 1;
             self.send_new_subscribe(index, false)?;
@@ -132,6 +132,7 @@ impl Swarm<'_> {
         if !self
             .dialogs
             .learn(entity, message.from_tag, message.contact)
+            || !message.is_to_its_own()
         {
             self.fault(index, message.cseq, Fault::WrongDialog);
         }
@@ -170,13 +171,13 @@ impl Swarm<'_> {
     }
 
     /// Counts an arrival, and says how it is answered.
-    fn status(&mut self, arrival: Arrival) -> &'static str {
+    fn status(&mut self, arrival: Arrival) -> &'static [u8] {
         match arrival {
             Arrival::Retransmission => {
                 self.counts.retransmissions += 1;
-                "200 OK"
+                OK
             }
-            Arrival::OutOfOrder => "500 CSeq Out of Order",
+            Arrival::OutOfOrder => OUT_OF_ORDER,
             Arrival::NoSubscription => {
                 self.counts.strays += 1;
                 NO_SUBSCRIPTION
@@ -184,7 +185,7 @@ impl Swarm<'_> {
             Arrival::New { repeated, .. } => {
                 self.counts.notified += 1;
                 self.counts.repeated_views += u64::from(repeated);
-                "200 OK"
+                OK
             }
         }
     }
@@ -222,13 +223,13 @@ impl Swarm<'_> {
     fn answer(
         &mut self,
         socket: usize,
+        incoming: &Incoming,
         message: &Notify,
-        from: SocketAddr,
         index: Option<u32>,
-        status: &str,
+        status: &[u8],
     ) -> io::Result<()> {
         let source = index.and_then(|index| own_address(self.plan, self.contact(index)));
-        self.endpoints[socket].queue(from, source, |out| {
+        self.endpoints[socket].reply(incoming, source, |out| {
             message.repeated.write_answer(status, out);
         })
     }

@@ -1,24 +1,31 @@
 //! loadgen: simulates thousands of SIP entities that subscribe to a notifier, and measures and checks what
 //! reaches them. Arguments in, exit status out; the work is the swarm's.
 
+mod curves;
 mod dialogs;
 mod document;
 mod entity;
+mod histogram;
+mod picture;
 mod plan;
+mod plot;
+mod progress;
 mod publisher;
 mod report;
 mod rounds;
 mod sip;
 mod socket;
 mod swarm;
+mod timeline;
 mod wheel;
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 use crate::plan::{Flags, Plan};
-use crate::report::Progress;
+use crate::progress::Progress;
 use crate::swarm::{Failure, Swarm};
 
 #[global_allocator]
@@ -39,32 +46,49 @@ struct Cli {
 enum Command {
     /// Subscribe, change, measure, check, unsubscribe, report.
     Run(Box<Flags>),
+    /// Draw recorded runs in one picture, or a table of figures.
+    Plot(picture::Arguments),
 }
 
 fn main() -> ExitCode {
-    let Command::Run(flags) = Cli::parse().command;
-    let plan = match Plan::check(*flags) {
+    match Cli::parse().command {
+        Command::Run(flags) => run(*flags),
+        Command::Plot(arguments) => match picture::draw(arguments) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => refuse(failure, 2),
+        },
+    }
+}
+
+fn refuse(reason: impl Display, status: u8) -> ExitCode {
+    eprintln!("loadgen: {reason}");
+    ExitCode::from(status)
+}
+
+fn run(flags: Flags) -> ExitCode {
+    let plan = match Plan::check(flags) {
         Ok(plan) => plan,
-        Err(refusal) => {
-            eprintln!("loadgen: {refusal}");
-            return ExitCode::from(2);
-        }
+        Err(refusal) => return refuse(refusal, 2),
     };
-    match run(&plan) {
+    match carry_out(&plan) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
-        Err(failure) => {
-            eprintln!("loadgen: {failure}");
-            ExitCode::from(3)
-        }
+        Err(failure) => refuse(failure, 3),
     }
 }
 
 /// Whether all was right.
-fn run(plan: &Plan) -> Result<bool, Failure> {
+fn carry_out(plan: &Plan) -> Result<bool, Failure> {
+    if let Some(folder) = &plan.report {
+        // Before the run: a report that cannot be kept is found out at once.
+        std::fs::create_dir_all(folder).map_err(plot::Failure::from)?;
+    }
     let report = Swarm::new(plan, Progress::new())?.run()?;
     report
         .write(plan.json.as_deref())
-        .map_err(Failure::Report)?;
+        .map_err(plot::Failure::from)?;
+    if let Some(folder) = &plan.report {
+        report.keep(folder)?;
+    }
     Ok(report.is_right())
 }

@@ -67,6 +67,9 @@ pub struct Flags {
     /// Write the report as JSON, `-` for standard output.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Keep the run in this folder: report.json, HDR histograms latency.hlog and last.hlog, plot.svg.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
 }
 
 fn seconds(text: &str) -> Result<Duration, Refusal> {
@@ -140,6 +143,7 @@ pub struct Plan {
     pub servers: u16,
     pub seed: u64,
     pub json: Option<PathBuf>,
+    pub report: Option<PathBuf>,
 }
 
 impl Plan {
@@ -183,6 +187,7 @@ impl Plan {
             servers: flags.servers,
             seed: flags.seed.unwrap_or_else(rand::random),
             json: flags.json,
+            report: flags.report,
         })
     }
 }

@@ -73,6 +73,7 @@ impl Swarm<'_> {
         now: u64,
     ) -> io::Result<()> {
         self.counts.received += 1;
+        self.counts.arrivals.record(now);
         let index = sip::entity_of_user(message.user)
             .filter(|&index| index < self.plan.entities && message.belongs_to(self.run, index));
         let Some(index) = index else {

@@ -8,6 +8,7 @@ mod entity;
 mod histogram;
 mod picture;
 mod plan;
+mod plans;
 mod plot;
 mod progress;
 mod publisher;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use crate::plan::{Flags, Plan};
+use crate::plans::BadPlan;
 use crate::progress::Progress;
 use crate::swarm::{Failure, Swarm};
 
@@ -46,6 +48,8 @@ struct Cli {
 enum Command {
     /// Subscribe, change, measure, check, unsubscribe, report.
     Run(Box<Flags>),
+    /// Run by a named plan, or by one kept in a file.
+    Plan(plans::Arguments),
     /// Draw recorded runs in one picture, or a table of figures.
     Plot(picture::Arguments),
 }
@@ -53,6 +57,7 @@ enum Command {
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(flags) => run(*flags),
+        Command::Plan(arguments) => run_plan(&arguments),
         Command::Plot(arguments) => match picture::draw(arguments) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => refuse(failure, 2),
@@ -63,6 +68,25 @@ fn main() -> ExitCode {
 fn refuse(reason: impl Display, status: u8) -> ExitCode {
     eprintln!("loadgen: {reason}");
     ExitCode::from(status)
+}
+
+fn run_plan(arguments: &plans::Arguments) -> ExitCode {
+    let text = match (&arguments.show, &arguments.plan) {
+        (Some(name), _) => plans::show(name).map(str::to_owned),
+        (None, Some(plan)) => match plans::flags(plan, &arguments.flags) {
+            Ok(flags) => return run(flags),
+            Err(BadPlan::Flags(error)) => error.exit(),
+            Err(refusal) => Err(refusal),
+        },
+        (None, None) => Ok(plans::list()),
+    };
+    match text {
+        Ok(text) => {
+            print!("{text}");
+            ExitCode::SUCCESS
+        }
+        Err(refusal) => refuse(refusal, 2),
+    }
 }
 
 fn run(flags: Flags) -> ExitCode {

@@ -12,6 +12,7 @@ mod plans;
 mod plot;
 mod progress;
 mod publisher;
+mod pubsub;
 mod report;
 mod rounds;
 mod sip;
@@ -50,6 +51,8 @@ enum Command {
     Run(Box<Flags>),
     /// Run by a named plan, or by one kept in a file.
     Plan(plans::Arguments),
+    /// The same measured with Redis or NATS: subscribers over TCP, and nothing is acknowledged.
+    Pubsub(pubsub::Arguments),
     /// Draw recorded runs in one picture, or a table of figures.
     Plot(picture::Arguments),
 }
@@ -58,6 +61,10 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(flags) => run(*flags),
         Command::Plan(arguments) => run_plan(&arguments),
+        Command::Pubsub(arguments) => match pubsub::run(&arguments) {
+            Ok(right) => ExitCode::from(u8::from(!right)),
+            Err(failure) => refuse(failure, 3),
+        },
         Command::Plot(arguments) => match picture::draw(arguments) {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => refuse(failure, 2),

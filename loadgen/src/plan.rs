@@ -72,7 +72,7 @@ pub struct Flags {
     report: Option<PathBuf>,
 }
 
-fn whole<T: TryFrom<u64>>(
+pub fn whole<T: TryFrom<u64>>(
     least: u64,
     most: u64,
 ) -> impl Fn(&str) -> Result<T, Refusal> + Clone + Send + Sync {
@@ -85,7 +85,7 @@ fn whole<T: TryFrom<u64>>(
     }
 }
 
-fn seconds(text: &str) -> Result<Duration, Refusal> {
+pub fn seconds(text: &str) -> Result<Duration, Refusal> {
     let value: f64 = text.parse().map_err(|_| Refusal::Seconds)?;
     if !(0.0..=1_000_000.0).contains(&value) {
         return Err(Refusal::Seconds);
@@ -93,7 +93,7 @@ fn seconds(text: &str) -> Result<Duration, Refusal> {
     Ok(Duration::from_secs_f64(value))
 }
 
-fn rate(text: &str) -> Result<f64, Refusal> {
+pub fn rate(text: &str) -> Result<f64, Refusal> {
     text.parse()
         .ok()
         .filter(|value| (0.0..=10_000.0).contains(value))

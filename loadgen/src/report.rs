@@ -497,7 +497,7 @@ impl Report {
 }
 
 /// Microseconds, shown as milliseconds.
-struct Ms(u64);
+pub struct Ms(pub u64);
 
 impl fmt::Display for Ms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -487,7 +487,7 @@ fn local_address(target: SocketAddr) -> io::Result<IpAddr> {
 }
 
 /// CPU time of all threads of this process, in nanoseconds; `None` where the kernel does not say.
-fn cpu_ns() -> Option<u64> {
+pub fn cpu_ns() -> Option<u64> {
     let mut sum = 0;
     for task in std::fs::read_dir("/proc/self/task").ok()? {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;

@@ -14,16 +14,16 @@ pub struct Flags {
     #[arg(long, required = true, num_args = 1.., value_name = "ADDRESS:PORT")]
     target: Vec<SocketAddr>,
     /// How many entities subscribe.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=16_000_000))]
+    #[arg(long, value_parser = whole::<u32>(1, 16_000_000))]
     entities: u32,
     /// UDP sockets that the entities share.
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, default_value_t = 8, value_parser = whole::<u16>(1, 1024))]
     sockets: u16,
     /// Each entity is its own next hop, with an address of 127.0.0.0/8 in its Contact. Answers and SUBSCRIBEs leave from that address.
     #[arg(long, conflicts_with = "hops")]
     own_address: bool,
     /// The entities share K next hops, each an address of 127.0.0.0/8; without it the sockets are the next hops.
-    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u32).range(1..=16_000_000))]
+    #[arg(long, value_name = "K", value_parser = whole::<u32>(1, 16_000_000))]
     hops: Option<u32>,
     /// Length of the measured phase, in seconds.
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
@@ -44,7 +44,7 @@ pub struct Flags {
     #[arg(long, value_enum, default_value_t = Format::Xml)]
     format: Format,
     /// Expires of the subscriptions, in seconds; refreshed between half and nine tenths of it.
-    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = whole::<u32>(1, u32::MAX.into()))]
     expires: u32,
     /// Share of the received NOTIFYs that are treated as lost.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
@@ -56,20 +56,36 @@ pub struct Flags {
     #[arg(long, default_value = "example.com", value_parser = domain)]
     domain: String,
     /// Core to run on.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<usize>(0, 1023))]
     core: Option<usize>,
     /// Simulated servers that publish the changes, in turn.
-    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(long, default_value_t = 4, value_parser = whole::<u16>(1, 1024))]
     servers: u16,
     /// Seed of what is left to chance: who is dead, what is lost. Chosen and shown if not given.
-    #[arg(long)]
+    #[arg(long, value_parser = whole::<u64>(0, u64::MAX))]
     seed: Option<u64>,
     /// Write the report as JSON, `-` for standard output.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Keep the run in this folder: report.json, HDR histograms latency.hlog and last.hlog, plot.svg.
+    #[arg(long, value_name = "DIR")]
+    report: Option<PathBuf>,
 }
 
-fn seconds(text: &str) -> Result<Duration, Refusal> {
+pub fn whole<T: TryFrom<u64>>(
+    least: u64,
+    most: u64,
+) -> impl Fn(&str) -> Result<T, Refusal> + Clone + Send + Sync {
+    move |text| {
+        let number = text.parse().ok();
+        number
+            .filter(|number| (least..=most).contains(number))
+            .and_then(|number| T::try_from(number).ok())
+            .ok_or(Refusal::Whole(least, most))
+    }
+}
+
+pub fn seconds(text: &str) -> Result<Duration, Refusal> {
     let value: f64 = text.parse().map_err(|_| Refusal::Seconds)?;
     if !(0.0..=1_000_000.0).contains(&value) {
         return Err(Refusal::Seconds);
@@ -77,7 +93,7 @@ fn seconds(text: &str) -> Result<Duration, Refusal> {
     Ok(Duration::from_secs_f64(value))
 }
 
-fn rate(text: &str) -> Result<f64, Refusal> {
+pub fn rate(text: &str) -> Result<f64, Refusal> {
     text.parse()
         .ok()
         .filter(|value| (0.0..=10_000.0).contains(value))
@@ -102,6 +118,8 @@ fn domain(text: &str) -> Result<String, Refusal> {
 /// Why flags make no plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    #[error("a whole number from {0} to {1} is allowed")]
+    Whole(u64, u64),
     #[error("a number of seconds from 0 to 1000000 is allowed")]
     Seconds,
     #[error("a rate from 0 to 10000 a second is allowed")]
@@ -140,6 +158,7 @@ pub struct Plan {
     pub servers: u16,
     pub seed: u64,
     pub json: Option<PathBuf>,
+    pub report: Option<PathBuf>,
 }
 
 impl Plan {
@@ -183,6 +202,7 @@ impl Plan {
             servers: flags.servers,
             seed: flags.seed.unwrap_or_else(rand::random),
             json: flags.json,
+            report: flags.report,
         })
     }
 }

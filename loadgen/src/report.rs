@@ -1,19 +1,24 @@
-//! What a run came to, for people and for programs, and the progress on the way. Judges nothing but the sum.
+//! What a run came to, for people and for programs. Judges nothing but the sum.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::{Duration, SystemTime};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use hdrhistogram::Histogram;
 use serde::Serialize;
+
+use crate::curves::Curves;
 
 use crate::document::Malformed;
 use crate::entity::{Fault, Faults};
+use crate::histogram;
 use crate::plan::Plan;
+use crate::plot;
 use crate::publisher;
 use crate::rounds::{Outcome, Rounds};
+use crate::timeline::Timeline;
 
 /// What the swarm counts.
 #[derive(Debug, Default)]
@@ -34,6 +39,8 @@ pub struct Counts {
     pub late_answers: u64,
     /// NOTIFYs that arrived, retransmissions and those lost on purpose among them.
     pub received: u64,
+    /// The same over the time of the run.
+    pub arrivals: Timeline,
     /// NOTIFYs that were new.
     pub notified: u64,
     pub retransmissions: u64,
@@ -63,6 +70,10 @@ pub struct Measured {
     pub subscribe_us: u64,
     pub all_ready_us: u64,
     pub live: u32,
+    pub began_at: Option<SystemTime>,
+    /// The measured phase, without what warms up, in the time of the run.
+    pub began_us: u64,
+    pub ended_us: u64,
     pub lasted_us: u64,
     pub waited_us: u64,
     pub fan_out_us: u64,
@@ -126,6 +137,7 @@ struct Latency {
     p90: u64,
     p99: u64,
     p999: u64,
+    p9999: u64,
     max: u64,
     last_entity_median: u64,
     last_entity_worst: u64,
@@ -154,6 +166,7 @@ struct FaultExample {
 #[derive(Debug, Serialize)]
 pub struct Report {
     right: bool,
+    arguments: Vec<String>,
     seed: u64,
     subscribing: Subscribing,
     notifying: Notifying,
@@ -163,6 +176,33 @@ pub struct Report {
     faults: BTreeMap<&'static str, u64>,
     fault_examples: Vec<FaultExample>,
     malformed: Option<String>,
+    curves: Curves,
+    #[serde(skip)]
+    histograms: Histograms,
+}
+
+/// What the curves and percentiles were made of, in full.
+#[derive(Debug)]
+struct Histograms {
+    began: SystemTime,
+    lasted: Duration,
+    every: Histogram<u64>,
+    last: Histogram<u64>,
+}
+
+impl Histograms {
+    fn new(measured: &Measured, rounds: &Rounds) -> Self {
+        let mut last = Histogram::new(3).expect("three significant digits are allowed");
+        for &us in &measured.outcome.lasts_us {
+            last.record(us).expect("a histogram without bounds grows");
+        }
+        Histograms {
+            began: measured.began_at.unwrap_or(SystemTime::UNIX_EPOCH),
+            lasted: Duration::from_micros(measured.ended_us - measured.began_us),
+            every: rounds.latencies().clone(),
+            last,
+        }
+    }
 }
 
 fn seconds(us: u64) -> f64 {
@@ -197,8 +237,16 @@ impl Report {
                 && outcome.missing == 0
                 && failed == 0
                 && faults.total() == 0,
+            arguments: std::env::args().skip(1).collect(),
             seed: plan.seed,
             latency_us: latency,
+            curves: Curves {
+                percentiles: histogram::percentiles(rounds.latencies()),
+                arrivals: counts
+                    .arrivals
+                    .between(measured.began_us, measured.ended_us),
+            },
+            histograms: Histograms::new(&measured, rounds),
             loadgen: Itself::new(&counts, &measured),
             subscribing: Subscribing {
                 entities: plan.entities,
@@ -268,6 +316,39 @@ impl Report {
             None => write!(io::stdout(), "{self}"),
         }
     }
+
+    /// Keeps the run in a folder: the report, a histogram of every entity's latencies and one of the last entity's of
+    /// each change, a picture.
+    pub fn keep(&self, folder: &Path) -> Result<(), plot::Failure> {
+        let kept = &self.histograms;
+        let mut text = serde_json::to_vec_pretty(self).map_err(io::Error::from)?;
+        text.push(b'\n');
+        std::fs::write(folder.join("report.json"), text)?;
+        for (name, what, of) in [
+            (
+                "latency",
+                "from a change's intended time to each entity",
+                &kept.every,
+            ),
+            (
+                "last",
+                "from a change's intended time to the last entity",
+                &kept.last,
+            ),
+        ] {
+            let path = folder.join(name).with_extension("hlog");
+            histogram::write(&path, what, of, kept.began, kept.lasted)?;
+        }
+        let title = format!(
+            "{} changes to {} entities",
+            self.changing.measured, self.subscribing.entities
+        );
+        let run = [(title.clone(), self.curves.clone())];
+        match plot::runs(&folder.join("plot.svg"), &title, &run) {
+            Err(plot::Failure::Nothing) => Ok(()),
+            drawn => drawn,
+        }
+    }
 }
 
 fn latency(rounds: &Rounds, outcome: &Outcome) -> Latency {
@@ -278,6 +359,7 @@ fn latency(rounds: &Rounds, outcome: &Outcome) -> Latency {
         p90: all.value_at_quantile(0.9),
         p99: all.value_at_quantile(0.99),
         p999: all.value_at_quantile(0.999),
+        p9999: all.value_at_quantile(0.9999),
         max: all.max(),
         last_entity_median: outcome.last_median_us,
         last_entity_worst: outcome.last_worst_us,
@@ -365,11 +447,12 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "latency ms      p50 {}  p90 {}  p99 {}  p99.9 {}  max {}",
+            "latency ms      p50 {}  p90 {}  p99 {}  p99.9 {}  p99.99 {}  max {}",
             Ms(latency.p50),
             Ms(latency.p90),
             Ms(latency.p99),
             Ms(latency.p999),
+            Ms(latency.p9999),
             Ms(latency.max)
         )?;
         writeln!(
@@ -417,73 +500,10 @@ impl Report {
 }
 
 /// Microseconds, shown as milliseconds.
-struct Ms(u64);
+pub struct Ms(pub u64);
 
 impl fmt::Display for Ms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:.3}", self.0 as f64 / 1e3)
-    }
-}
-
-/// How far a phase is: a bar on a terminal, else a line every few seconds.
-#[derive(Debug)]
-pub struct Progress {
-    bar: Option<ProgressBar>,
-    phase: &'static str,
-    total: u64,
-    shown: Instant,
-}
-
-impl Progress {
-    const REDRAW: Duration = Duration::from_millis(100);
-    const LINE: Duration = Duration::from_secs(5);
-
-    pub fn new() -> Self {
-        let bar = io::stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{msg:14} {bar:40} {pos}/{len} {elapsed}")
-                .expect("the template is well formed");
-            ProgressBar::new(0).with_style(style)
-        });
-        Progress {
-            bar,
-            phase: "",
-            total: 0,
-            shown: Instant::now(),
-        }
-    }
-
-    pub fn begin(&mut self, phase: &'static str, total: u64) {
-        (self.phase, self.total, self.shown) = (phase, total, Instant::now());
-        match &self.bar {
-            Some(bar) => {
-                bar.reset();
-                bar.set_message(phase);
-                bar.set_length(total);
-            }
-            None => eprintln!("{phase} ({total})"),
-        }
-    }
-
-    /// Cheap enough to be called every turn.
-    pub fn at(&mut self, position: u64) {
-        let pause = if self.bar.is_some() {
-            Self::REDRAW
-        } else {
-            Self::LINE
-        };
-        if self.shown.elapsed() < pause {
-            return;
-        }
-        self.shown = Instant::now();
-        match &self.bar {
-            Some(bar) => bar.set_position(position),
-            None => eprintln!("{} {position}/{}", self.phase, self.total),
-        }
-    }
-
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
     }
 }

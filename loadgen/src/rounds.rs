@@ -38,6 +38,8 @@ pub struct Outcome {
     /// Median over the rounds of the time to the last entity, in us.
     pub last_median_us: u64,
     pub last_worst_us: u64,
+    /// Times to the last entity of the measured rounds, in us, ascending.
+    pub lasts_us: Vec<u64>,
 }
 
 impl Rounds {
@@ -134,6 +136,7 @@ impl Rounds {
             late: self.late,
             last_median_us: lasts.get(lasts.len() / 2).copied().unwrap_or(0),
             last_worst_us: lasts.last().copied().unwrap_or(0),
+            lasts_us: lasts,
         }
     }
 

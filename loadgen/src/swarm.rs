@@ -5,7 +5,7 @@ mod reception;
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -14,8 +14,10 @@ use crate::dialogs::Dialogs;
 use crate::document::Reader;
 use crate::entity::{Entity, Faults, Phase};
 use crate::plan::Plan;
+use crate::plot;
+use crate::progress::Progress;
 use crate::publisher::{Publisher, TIMER_F_US, id_prefix, timer_e_us};
-use crate::report::{Counts, Measured, Progress, Report};
+use crate::report::{Counts, Measured, Report};
 use crate::rounds::Rounds;
 use crate::sip::{Run, Scanner, Subscribe, SubscribeTemplate};
 use crate::socket::{Endpoint, Inbox, Poll, pin};
@@ -49,7 +51,7 @@ pub enum Failure {
     #[error("sockets: {0}")]
     Socket(#[from] io::Error),
     #[error("report: {0}")]
-    Report(io::Error),
+    Report(#[from] plot::Failure),
 }
 
 /// All entities of a run and what moves them.
@@ -189,6 +191,8 @@ impl<'a> Swarm<'a> {
     }
 
     fn publish(&mut self) -> Result<(), Failure> {
+        self.progress
+            .begin("publishing", u64::from(self.plan.servers));
         self.publisher.start(self.now_us())?;
         while !self.publisher.is_published() {
             if self.now_us() >= ANSWER_WITHIN_US {
@@ -257,11 +261,14 @@ impl<'a> Swarm<'a> {
         let warm = began + micros(self.plan.warmup);
         let end = warm + micros(self.plan.duration);
         self.progress.begin("measuring", (end - began) / SECOND_US);
+        measured.began_us = warm;
+        measured.began_at = Some(SystemTime::now() + self.plan.warmup);
         self.keep_changing(began, warm, end)?;
         let grace_end = self.now_us() + micros(self.plan.grace);
         while !self.rounds.complete(self.live) && self.now_us() < grace_end {
             self.turn(grace_end)?;
         }
+        measured.ended_us = self.now_us().max(end);
         self.close_fan_out(0);
         measured.lasted_us = self.now_us() - began;
         measured.waited_us = self.waited_us - waited;
@@ -319,7 +326,7 @@ impl<'a> Swarm<'a> {
                 entity.phase() == Phase::Subscribed && !entity.is_silent()
             })
             .collect();
-        self.progress.begin("unsubscribing", leavers.len() as u64);
+        self.progress.begin("leaving", leavers.len() as u64);
         let mut waiting = leavers.iter();
         let mut moved = (self.now_us(), 0);
         loop {
@@ -483,7 +490,7 @@ fn local_address(target: SocketAddr) -> io::Result<IpAddr> {
 }
 
 /// CPU time of all threads of this process, in nanoseconds; `None` where the kernel does not say.
-fn cpu_ns() -> Option<u64> {
+pub fn cpu_ns() -> Option<u64> {
     let mut sum = 0;
     for task in std::fs::read_dir("/proc/self/task").ok()? {
         let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;

@@ -347,6 +347,30 @@ fn wrong_usage_is_status_two() {
 }
 
 #[test]
+fn a_plan_of_a_file_is_run_and_kept() {
+    let notifier = Running::start("127.0.0.1", Wrong::Nothing);
+    let folder = std::env::temp_dir().join(format!("loadgen-kept-{}", std::process::id()));
+    let plan = folder.with_extension("toml");
+    std::fs::write(&plan, "entities = 5\nduration = 0.3\nchanges = 2\n").unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_loadgen"))
+        .arg("plan")
+        .arg(&plan)
+        .args(["--target", &notifier.address.to_string(), "--changes", "10"])
+        .arg("--report")
+        .arg(&folder)
+        .output()
+        .expect("loadgen starts");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let (picture, last) = (read("plot.svg"), read("last.hlog"));
+    let report: Value = serde_json::from_str(&read("report.json")).unwrap();
+    std::fs::remove_file(&plan).unwrap();
+    std::fs::remove_dir_all(&folder).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert_eq!(number(&report, "/changing/rounds"), 3);
+    assert!(picture.contains("NOTIFYs a second") && last.contains("HISTF"));
+}
+
+#[test]
 fn the_report_goes_to_a_file_and_the_table_to_standard_output() {
     let notifier = Running::start("127.0.0.1", Wrong::Nothing);
     let file = std::env::temp_dir().join(format!("loadgen-report-{}.json", std::process::id()));

@@ -74,6 +74,7 @@ impl Swarm<'_> {
         now: u64,
     ) -> io::Result<()> {
         self.counts.received += 1;
+        self.counts.arrivals.record(now);
         let index = message.entity(self.run);
         let Some(index) = index.filter(|&index| index < self.plan.entities) else {
             self.counts.strays += 1;

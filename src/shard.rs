@@ -12,7 +12,7 @@ use tracing::warn;
 
 use crate::counters::counters;
 use crate::info::View;
-use crate::io::{Engine, Turn, Waker};
+use crate::io::{Engine, Turn, Waker, may_pass};
 use crate::log::Seldom;
 use crate::notifier::names::{Location, Target};
 use crate::notifier::{self, Effect, Notifier, Outbox};
@@ -230,9 +230,14 @@ impl Shard {
             notifier.receive(now_ms, flow, received.bytes, out);
         })?;
         self.count(&turn);
-        for &(place, _) in &turn.failed {
-            let refused = &self.sending.datagrams()[place as usize].head;
-            self.notifier.refused(millis(self.start), refused);
+        for &(place, errno) in &turn.failed {
+            let message = &self.sending.datagrams()[place as usize].head;
+            let now_ms = millis(self.start);
+            if may_pass(errno) {
+                self.notifier.unsent(now_ms, message);
+            } else {
+                self.notifier.refused(now_ms, message);
+            }
         }
         self.sending.clear();
         Ok(())

@@ -97,6 +97,15 @@ pub struct Turn {
     pub woken: bool,
 }
 
+/// Whether a send that failed so may go well the next time: a queue or memory was full, or the error is an ICMP message's
+/// for an earlier datagram, which the kernel tells to whoever sends next.
+pub fn may_pass(errno: i32) -> bool {
+    matches!(
+        errno,
+        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR | libc::ECONNREFUSED
+    )
+}
+
 /// A shard's side of its sockets. Made and used on the shard's own thread.
 #[derive(Debug)]
 pub struct Engine {

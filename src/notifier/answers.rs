@@ -309,18 +309,29 @@ impl Notifier {
     /// The kernel refused one of our NOTIFYs: as if it had been answered 503 (RFC 3261 8.1.3.1). Other messages are the
     /// peer's to repeat.
     pub fn refused(&mut self, now_ms: u64, message: &[u8]) {
-        let Ok(scanned) = scan(message) else { return };
-        let via = scanned.first(Name::Via).and_then(Via::parse);
-        let branch = via.and_then(|via| via.branch).unwrap_or_default();
-        let Some((handle, cseq)) = Handle::from_branch(branch, &self.key) else {
-            return;
-        };
-        let known = self.slots.find(handle);
-        if known.is_some_and(|subscription| subscription.cseq == cseq) {
-            let hop = self.slots.get(handle.slot).hop;
+        if let Some(slot) = self.sent_for(message) {
+            let hop = self.slots.get(slot).hop;
             self.hops.lost(hop, now_ms);
-            self.unreachable_slot(now_ms, handle.slot);
+            self.unreachable_slot(now_ms, slot);
         }
+    }
+
+    /// The kernel had no room for one of our messages just now: as if the network had lost it. A NOTIFY goes out again
+    /// with its Timer E, and its next hop gets fewer at once.
+    pub fn unsent(&mut self, now_ms: u64, message: &[u8]) {
+        if let Some(slot) = self.sent_for(message) {
+            let hop = self.slots.get(slot).hop;
+            self.hops.lost(hop, now_ms);
+        }
+    }
+
+    /// Whose last NOTIFY this message of ours is.
+    fn sent_for(&self, message: &[u8]) -> Option<u32> {
+        let scanned = scan(message).ok()?;
+        let via = scanned.first(Name::Via).and_then(Via::parse)?;
+        let (handle, cseq) = Handle::from_branch(via.branch?, &self.key)?;
+        let subscription = self.slots.find(handle)?;
+        (subscription.cseq == cseq).then_some(handle.slot)
     }
 
     /// No connection could be opened to this flow's peer, or it broke: RFC 3261 8.1.3.1 treats that as a 503.

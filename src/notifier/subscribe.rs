@@ -288,11 +288,12 @@ impl Notifier {
             self.counters.full += 1;
             return Err(Refusal::because(403, "too many distinct filters"));
         };
+        let in_parts = self.slots.get(slot).set.is_some();
         self.refresh(now_ms, slot, request, &wish, interest);
         // RFC 5839 6.3: a condition that holds within a dialog is answered 204, and no NOTIFY follows; but a new target
         // has to prove itself, and who has but some parts of a document does not have the state.
         let no_notification = self.condition_holds(request, interest)
-            && self.slots.get(slot).set.is_none()
+            && !in_parts
             && hop.is_none_or(|hop| hop == self.hops.flow(self.slots.get(slot).hop))
             && self.slots.get(slot).flags.proven;
         if let Some(hop) = hop {

@@ -217,6 +217,11 @@ impl Net {
             .is_some_and(|connection| connection.open)
     }
 
+    /// Whether the kernel has no room for a datagram just now.
+    pub fn is_full(&mut self, flow: Flow) -> bool {
+        !flow.transport.is_reliable() && self.fault(self.plan.lost / 4)
+    }
+
     /// Breaks a connection; what is on its way is lost.
     pub fn break_one(&mut self) {
         let mut open: Vec<u64> = self

@@ -345,6 +345,10 @@ impl World {
             self.judge.message_out(number, datagram);
         }
         for datagram in shard.outbox.batch.datagrams() {
+            if self.net.is_full(datagram.flow) {
+                shard.notifier.unsent(now_ms, &datagram.head);
+                continue;
+            }
             self.net
                 .send_to_peer(datagram.flow, datagram.to_vec(), number);
         }

@@ -6,7 +6,7 @@ mod cluster;
 #[path = "../benches/support/swarm.rs"]
 mod swarm;
 
-use swarm::Swarm;
+use swarm::{Shape, Swarm};
 
 /// Queues, buffers and tables have grown to what they need after so many rounds.
 const WARM_UP: usize = 10;
@@ -21,7 +21,7 @@ fn allocations(work: &mut dyn FnMut()) -> u64 {
 #[test]
 fn a_change_allocates_no_more_for_many_subscribers_than_for_few() {
     for subscribers in [500, 2_000] {
-        let (mut swarm, _) = Swarm::new(subscribers, allocations);
+        let (mut swarm, _) = Swarm::new(Shape::OWN, subscribers, allocations);
         for _ in 0..WARM_UP {
             swarm.change();
         }
@@ -40,7 +40,7 @@ fn a_change_allocates_no_more_for_many_subscribers_than_for_few() {
 #[test]
 fn refreshes_allocate_nothing_of_their_own() {
     const SUBSCRIBERS: usize = 500;
-    let (mut swarm, _) = Swarm::new(SUBSCRIBERS, allocations);
+    let (mut swarm, _) = Swarm::new(Shape::OWN, SUBSCRIBERS, allocations);
     for _ in 0..WARM_UP {
         swarm.refresh();
     }

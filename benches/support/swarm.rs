@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use fanfare::info::View;
-use fanfare::notifier::handle::HandleKey;
+use fanfare::notifier::handle::{HandleKey, Tag};
 use fanfare::notifier::settings::Settings;
 use fanfare::notifier::{Notifier, Outbox};
 use fanfare::wire::{Datagram, Flow, Transport};
@@ -23,6 +23,35 @@ const PAUSE_MS: u64 = 1_000;
 
 /// Does the work and tells what it cost, in whatever unit.
 pub type Gauge = fn(&mut dyn FnMut()) -> u64;
+
+/// Whom the subscribers are behind.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Next hops that they share; `None`: each its own.
+    pub hops: Option<usize>,
+    /// Each dialog has a Record-Route of its own.
+    pub routes: bool,
+}
+
+impl Shape {
+    pub const OWN: Shape = Shape {
+        hops: None,
+        routes: false,
+    };
+
+    fn address(self, number: usize) -> Ipv4Addr {
+        Ipv4Addr::from(0x7f01_0000 + self.hops.map_or(number, |hops| number % hops) as u32)
+    }
+
+    fn flow(self, number: usize) -> Flow {
+        Flow {
+            transport: Transport::Udp,
+            local: 0,
+            peer: (self.address(number), 5060).into(),
+            connection: 0,
+        }
+    }
+}
 
 /// What a round came to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -47,15 +76,16 @@ pub struct Swarm {
     view: View,
     now_ms: u64,
     gauge: Gauge,
+    shape: Shape,
     /// The notifier's tags, in the order of the subscribers.
-    tags: Vec<Vec<u8>>,
+    pub tags: Vec<Tag>,
     inbound: Messages,
     cseq: u32,
 }
 
 impl Swarm {
-    /// Subscribes `count` entities, each its own next hop, and answers their first NOTIFYs. The round tells of these.
-    pub fn new(count: usize, gauge: Gauge) -> (Self, Round) {
+    /// Subscribes `count` entities and answers their first NOTIFYs. The round tells of these.
+    pub fn new(shape: Shape, count: usize, gauge: Gauge) -> (Self, Round) {
         let listen = SocketAddr::from(([127, 0, 0, 1], 5060));
         let settings = Arc::new(Settings::for_address(listen));
         let view = cluster::view(SERVERS);
@@ -67,6 +97,7 @@ impl Swarm {
             view,
             now_ms: 0,
             gauge,
+            shape,
             tags: Vec::with_capacity(count),
             inbound: Messages::default(),
             cseq: 0,
@@ -97,8 +128,8 @@ impl Swarm {
         for first in (0..count).step_by(TOGETHER) {
             self.inbound.clear();
             for number in first..count.min(first + TOGETHER) {
-                let text = self.inbound.next(flow(number));
-                subscribe(number, self.cseq, self.tags.get(number), text);
+                let text = self.inbound.next(self.shape.flow(number));
+                subscribe(self.shape, number, self.cseq, self.tags.get(number), text);
             }
             cost += self.receive();
             cost += self.settle().cost;
@@ -172,23 +203,16 @@ impl Messages {
     }
 }
 
-fn address(number: usize) -> Ipv4Addr {
-    Ipv4Addr::from(0x7f01_0000 + number as u32)
-}
-
-fn flow(number: usize) -> Flow {
-    Flow {
-        transport: Transport::Udp,
-        local: 0,
-        peer: (address(number), 5060).into(),
-        connection: 0,
-    }
-}
-
-/// With identifiers as long as those seen in the field: Call-ID 45, tag 10, URI 30, Contact 60 bytes.
-fn subscribe(number: usize, cseq: u32, to_tag: Option<&Vec<u8>>, out: &mut Vec<u8>) {
+/// With identifiers as long as those seen in the field: Call-ID 45, tag 10, URIs 30, Contact 60 bytes, Record-Route 70.
+fn subscribe(shape: Shape, number: usize, cseq: u32, to_tag: Option<&Tag>, out: &mut Vec<u8>) {
     use std::io::Write;
-    let address = address(number);
+    let address = shape.address(number);
+    let route = if shape.routes {
+        let fields = format!("<sip:{address};lr;ftag=ft{number:08x};did=4a1.{number:08x}");
+        format!("Record-Route: {fields:x<69}>\r\n")
+    } else {
+        String::new()
+    };
     let to_tag = to_tag.map_or(String::new(), |tag| {
         format!(";tag={}", String::from_utf8_lossy(tag))
     });
@@ -198,10 +222,10 @@ fn subscribe(number: usize, cseq: u32, to_tag: Option<&Vec<u8>>, out: &mut Vec<u
          Via: SIP/2.0/UDP {address}:5060;rport;branch=z9hG4bKPj{number:010x}{cseq:010x}\r\n\
          Max-Forwards: 70\r\n\
          From: <sip:entity{number:07}@example.com>;tag=ft{number:08x}\r\n\
-         To: <sip:example.com>{to_tag}\r\n\
-         Call-ID: 3c26700857a87f84-{number:08x}@entity.example.com\r\n\
+         To: <sip:server-info@sip.example.com>{to_tag}\r\n\
+         Call-ID: 3c26700857a87f84f-{number:08x}@entity.example.com\r\n\
          CSeq: {cseq} SUBSCRIBE\r\n\
-         Contact: <sip:entity{number:07}-registered@{address};transport=udp>\r\n\
+         {route}Contact: <sip:entity{number:07}-registered@{address};transport=udp;ob-2>\r\n\
          Event: SIPserver\r\n\
          Accept: application/serverinfo+xml\r\n\
          Expires: 3600\r\n\
@@ -225,11 +249,11 @@ fn answer(notify: &Datagram, out: &mut Vec<u8>) {
     out.extend_from_slice(b"Content-Length: 0\r\n\r\n");
 }
 
-fn to_tag(response: &[u8]) -> Vec<u8> {
+fn to_tag(response: &[u8]) -> Tag {
     let to = lines(response)
         .find(|line| line.starts_with(b"To:"))
         .expect("a response has a To");
     let to = String::from_utf8_lossy(to);
     let (_, tag) = to.trim_end().split_once(";tag=").expect("To has a tag");
-    tag.as_bytes().to_vec()
+    tag.as_bytes().try_into().expect("one of the notifier's")
 }

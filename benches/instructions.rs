@@ -21,7 +21,7 @@ mod messages;
 mod swarm;
 
 use messages::{NOTIFY, OK, SUBSCRIBE};
-use swarm::{Round, Swarm};
+use swarm::{Round, Shape, Swarm};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -95,7 +95,7 @@ fn repeat<T>(times: u64, mut once: impl FnMut() -> T) -> u64 {
 }
 
 fn rounds(times: u64, members: usize, mut round: impl FnMut(&mut Swarm) -> Round) -> u64 {
-    let (mut swarm, _) = Swarm::new(members, uncounted);
+    let (mut swarm, _) = Swarm::new(Shape::OWN, members, uncounted);
     // What a first round allocates is no part of the next ones.
     round(&mut swarm);
     swarm.measure_by(counted);

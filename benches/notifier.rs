@@ -12,7 +12,7 @@ mod cluster;
 #[path = "support/swarm.rs"]
 mod swarm;
 
-use swarm::{Round, Swarm};
+use swarm::{Round, Shape, Swarm};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -51,7 +51,7 @@ fn notifier(criterion: &mut Criterion) {
         .sampling_mode(SamplingMode::Flat)
         .warm_up_time(Duration::from_secs(2))
         .measurement_time(Duration::from_secs(5));
-    let (mut swarm, _) = Swarm::new(many, nanoseconds);
+    let (mut swarm, _) = Swarm::new(Shape::OWN, many, nanoseconds);
     group.bench_function(format!("change told, of {many} subscriptions"), |bencher| {
         bencher.iter_custom(|exchanges| rounds(exchanges, || swarm.change()));
     });
@@ -63,7 +63,9 @@ fn notifier(criterion: &mut Criterion) {
     });
     drop(swarm);
     group.bench_function(format!("subscribe, of {herd} in a herd"), |bencher| {
-        bencher.iter_custom(|exchanges| rounds(exchanges, || Swarm::new(herd, nanoseconds).1));
+        bencher.iter_custom(|exchanges| {
+            rounds(exchanges, || Swarm::new(Shape::OWN, herd, nanoseconds).1)
+        });
     });
     group.finish();
 }

@@ -6,7 +6,7 @@ mod cluster;
 #[path = "../benches/support/swarm.rs"]
 mod swarm;
 
-use swarm::Swarm;
+use swarm::{Shape, Swarm};
 
 /// Queues, buffers and tables have grown to what they need after so many rounds.
 const WARM_UP: usize = 10;
@@ -21,7 +21,7 @@ fn allocations(work: &mut dyn FnMut()) -> u64 {
 #[test]
 fn a_change_allocates_no_more_for_many_subscribers_than_for_few() {
     for subscribers in [500, 2_000] {
-        let (mut swarm, _) = Swarm::new(subscribers, allocations);
+        let (mut swarm, _) = Swarm::new(Shape::OWN, subscribers, allocations);
         for _ in 0..WARM_UP {
             swarm.change();
         }
@@ -42,7 +42,7 @@ fn refreshes_allocate_nothing_of_their_own() {
     const SUBSCRIBERS: usize = 500;
     // A document of one datagram, and one of several parts.
     for servers in [1, 4] {
-        let (mut swarm, _) = Swarm::watching(servers, SUBSCRIBERS, allocations);
+        let (mut swarm, _) = Swarm::watching(Shape::OWN, servers, SUBSCRIBERS, allocations);
         for _ in 0..WARM_UP {
             swarm.refresh();
             swarm.refresh_unchanged();

@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use fanfare::info::View;
-use fanfare::notifier::handle::HandleKey;
+use fanfare::notifier::handle::{HandleKey, Tag};
 use fanfare::notifier::settings::Settings;
 use fanfare::notifier::{Notifier, Outbox};
 use fanfare::wire::{Datagram, Flow, Transport};
@@ -29,6 +29,35 @@ const PAUSE_MS: u64 = 1_000;
 
 /// Does the work and tells what it cost, in whatever unit.
 pub type Gauge = fn(&mut dyn FnMut()) -> u64;
+
+/// Whom the subscribers are behind.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// Next hops that they share; `None`: each its own.
+    pub hops: Option<usize>,
+    /// Each dialog has a Record-Route of its own.
+    pub routes: bool,
+}
+
+impl Shape {
+    pub const OWN: Shape = Shape {
+        hops: None,
+        routes: false,
+    };
+
+    fn address(self, number: usize) -> Ipv4Addr {
+        Ipv4Addr::from(0x7f01_0000 + self.hops.map_or(number, |hops| number % hops) as u32)
+    }
+
+    fn flow(self, number: usize) -> Flow {
+        Flow {
+            transport: Transport::Udp,
+            local: 0,
+            peer: (self.address(number), 5060).into(),
+            connection: 0,
+        }
+    }
+}
 
 /// What a round came to.
 #[derive(Debug, Clone, Copy, Default)]
@@ -53,8 +82,9 @@ pub struct Swarm {
     view: View,
     now_ms: u64,
     gauge: Gauge,
+    shape: Shape,
     /// The notifier's tags, in the order of the subscribers.
-    tags: Vec<Vec<u8>>,
+    pub tags: Vec<Tag>,
     /// The entity-tag of the NOTIFY seen last.
     entity_tag: Vec<u8>,
     inbound: Messages,
@@ -67,19 +97,19 @@ pub struct Swarm {
 #[derive(Debug, Clone, Copy)]
 struct Wish<'a> {
     cseq: u32,
-    to_tag: Option<&'a [u8]>,
+    to_tag: Option<&'a Tag>,
     /// Suppress-If-Match.
     unless: Option<&'a [u8]>,
 }
 
 impl Swarm {
-    /// Subscribes `count` entities, each its own next hop, and answers their first NOTIFYs. The round tells of these.
-    pub fn new(count: usize, gauge: Gauge) -> (Self, Round) {
-        Self::watching(SERVERS, count, gauge)
+    /// Subscribes `count` entities and answers their first NOTIFYs. The round tells of these.
+    pub fn new(shape: Shape, count: usize, gauge: Gauge) -> (Self, Round) {
+        Self::watching(shape, SERVERS, count, gauge)
     }
 
     /// The same with a cluster of so many servers to watch: documents that go in parts.
-    pub fn watching(servers: usize, count: usize, gauge: Gauge) -> (Self, Round) {
+    pub fn watching(shape: Shape, servers: usize, count: usize, gauge: Gauge) -> (Self, Round) {
         let listen = SocketAddr::from(([127, 0, 0, 1], 5060));
         let settings = Arc::new(Settings::for_address(listen));
         let view = cluster::view(servers);
@@ -91,6 +121,7 @@ impl Swarm {
             view,
             now_ms: 0,
             gauge,
+            shape,
             tags: Vec::with_capacity(count),
             entity_tag: Vec::new(),
             inbound: Messages::default(),
@@ -168,10 +199,11 @@ impl Swarm {
             for number in first..members.end.min(first + TOGETHER) {
                 let wish = Wish {
                     cseq: self.cseq,
-                    to_tag: self.tags.get(number).map(Vec::as_slice),
+                    to_tag: self.tags.get(number),
                     unless,
                 };
-                subscribe(number, wish, self.inbound.next(flow(number)));
+                let text = self.inbound.next(self.shape.flow(number));
+                subscribe(self.shape, number, wish, text);
                 sum.exchanges += 1;
             }
             sum.cost += self.receive();
@@ -257,24 +289,17 @@ impl Messages {
     }
 }
 
-fn address(number: usize) -> Ipv4Addr {
-    Ipv4Addr::from(0x7f01_0000 + number as u32)
-}
-
-fn flow(number: usize) -> Flow {
-    Flow {
-        transport: Transport::Udp,
-        local: 0,
-        peer: (address(number), 5060).into(),
-        connection: 0,
-    }
-}
-
-/// With identifiers as long as those seen in the field: Call-ID 45, tag 10, URI 30, Contact 60 bytes.
-fn subscribe(number: usize, wish: Wish<'_>, out: &mut Vec<u8>) {
+/// With identifiers as long as those seen in the field: Call-ID 45, tag 10, URIs 30, Contact 60 bytes, Record-Route 70.
+fn subscribe(shape: Shape, number: usize, wish: Wish<'_>, out: &mut Vec<u8>) {
     use std::io::Write;
-    let address = address(number);
+    let address = shape.address(number);
     let cseq = wish.cseq;
+    let route = if shape.routes {
+        let fields = format!("<sip:{address};lr;ftag=ft{number:08x};did=4a1.{number:08x}");
+        format!("Record-Route: {fields:x<69}>\r\n")
+    } else {
+        String::new()
+    };
     let to_tag = wish.to_tag.map_or(String::new(), |tag| {
         format!(";tag={}", String::from_utf8_lossy(tag))
     });
@@ -287,10 +312,10 @@ fn subscribe(number: usize, wish: Wish<'_>, out: &mut Vec<u8>) {
          Via: SIP/2.0/UDP {address}:5060;rport;branch=z9hG4bKPj{number:010x}{cseq:010x}\r\n\
          Max-Forwards: 70\r\n\
          From: <sip:entity{number:07}@example.com>;tag=ft{number:08x}\r\n\
-         To: <sip:example.com>{to_tag}\r\n\
-         Call-ID: 3c26700857a87f84-{number:08x}@entity.example.com\r\n\
+         To: <sip:server-info@sip.example.com>{to_tag}\r\n\
+         Call-ID: 3c26700857a87f84f-{number:08x}@entity.example.com\r\n\
          CSeq: {cseq} SUBSCRIBE\r\n\
-         Contact: <sip:entity{number:07}-registered@{address};transport=udp>\r\n\
+         {route}Contact: <sip:entity{number:07}-registered@{address};transport=udp;ob-2>\r\n\
          Event: SIPserver\r\n\
          {condition}Accept: application/serverinfo+xml\r\n\
          Expires: 3600\r\n\
@@ -321,11 +346,11 @@ fn entity_tag(notify: &[u8]) -> &[u8] {
         .trim_ascii()
 }
 
-fn to_tag(response: &[u8]) -> Vec<u8> {
+fn to_tag(response: &[u8]) -> Tag {
     let to = lines(response)
         .find(|line| line.starts_with(b"To:"))
         .expect("a response has a To");
     let to = String::from_utf8_lossy(to);
     let (_, tag) = to.trim_end().split_once(";tag=").expect("To has a tag");
-    tag.as_bytes().to_vec()
+    tag.as_bytes().try_into().expect("one of the notifier's")
 }

@@ -2,8 +2,9 @@
 
 use super::handle::Handle;
 use super::settings::Nat;
-use super::subscription::{Offer, Owed, Phase, Text, Transaction};
+use super::subscription::{Flag, Owed, Phase, SetProgress};
 use super::target::{NextHop, contact_uri};
+use super::transaction::{Offer, Rates, Transaction};
 use super::{Effect, Notifier, Outbox};
 use crate::sip::answer::{Answer, answer};
 use crate::sip::header::{Event, NameAddr, Via};
@@ -37,15 +38,16 @@ impl Notifier {
             }
             return;
         }
-        let outstanding = self.slots.find(handle).is_some_and(|subscription| {
-            subscription.transaction.is_some() && subscription.cseq == cseq
-        });
+        let outstanding = self
+            .slots
+            .find(handle)
+            .is_some_and(|subscription| subscription.is_outstanding() && subscription.cseq == cseq);
         if !outstanding || answer.cseq != cseq {
             self.counters.late_answers += 1;
             return;
         }
         if answer.status < 200 {
-            if let Some(transaction) = &mut self.slots.get_mut(handle.slot).transaction {
+            if let Some(transaction) = self.slots.transaction_mut(handle.slot) {
                 transaction.proceeding = true;
             }
             return;
@@ -89,7 +91,7 @@ impl Notifier {
         let subscription = self.slots.get_mut(slot);
         subscription.failures = 0;
         let hop = subscription.hop;
-        if !std::mem::replace(&mut subscription.flags.proven, true) {
+        if !subscription.flags.set(Flag::Proven, true) {
             self.prove(hop);
         }
         let subscription = self.slots.get_mut(slot);
@@ -98,8 +100,9 @@ impl Notifier {
             Offer::Nothing => subscription.acked = 0,
             Offer::Part => {
                 // The next part goes out after the former's 2xx.
-                if let Some(progress) = &mut subscription.set {
-                    progress.next += 1;
+                if let Some(progress) = self.slots.set(slot) {
+                    let next = progress.next + 1;
+                    self.slots.begin_set(slot, SetProgress { next, ..progress });
                 }
                 return self.queue_due(slot);
             }
@@ -125,11 +128,13 @@ impl Notifier {
         if event.max_rate.is_none() && event.min_rate.is_none() {
             return;
         }
-        let subscription = self.slots.get_mut(slot);
-        subscription.max_rate = event.max_rate.or(subscription.max_rate);
-        subscription.min_rate = event.min_rate.or(subscription.min_rate);
-        let remaining_s = subscription.remaining_s(now_ms);
-        subscription.limit_rates(remaining_s);
+        let former = self.slots.rates(slot);
+        let rates = Rates {
+            max: event.max_rate.or(former.max),
+            min: event.min_rate.or(former.min),
+        };
+        let remaining_s = self.slots.get(slot).remaining_s(now_ms);
+        self.slots.set_rates(slot, rates.limited(remaining_s));
         self.schedule_refresh(slot, now_ms);
     }
 
@@ -139,24 +144,22 @@ impl Notifier {
         let Some(contact) = NameAddr::parse(contact) else {
             return;
         };
-        let subscription = self.slots.get(slot);
-        if contact.uri == subscription.dialog.text(Text::Target) {
+        let dialog = self.slots.dialog(slot);
+        if contact.uri == dialog.target {
             return;
         }
         let Ok(uri) = contact_uri(&contact) else {
             return;
         };
-        let flow = self.hops.flow(subscription.hop);
-        let routes = subscription.dialog.text(Text::Routes);
-        let Ok(NextHop::At(hop)) = self.next_hop(now_ms, flow, routes, &uri) else {
+        let flow = self.hops.flow(self.slots.get(slot).hop);
+        let Ok(NextHop::At(hop)) = self.next_hop(now_ms, flow, dialog.routes, &uri) else {
             return;
         };
-        let dialog = &self.slots.get(slot).dialog;
         if !dialog.has_room_for(contact.uri, hop.transport.is_reliable()) {
             return;
         }
         self.move_to(slot, hop, contact.uri);
-        if !self.slots.get(slot).flags.proven {
+        if !self.slots.get(slot).flags.has(Flag::Proven) {
             self.introduce(slot, now_ms);
         }
     }
@@ -168,9 +171,11 @@ impl Notifier {
             return;
         }
         subscription.owed = Owed::Full;
-        subscription.retry_ms = now_ms
-            .max(subscription.allowed_ms())
-            .max(subscription.sent_ms + self.settings.min_interval_ms);
+        let sent_ms = subscription.sent.ms(now_ms);
+        let allowed_ms = self.slots.allowed_ms(slot, now_ms);
+        self.slots.details_mut(slot).retry_ms = now_ms
+            .max(allowed_ms)
+            .max(sent_ms + self.settings.min_interval_ms);
         self.leave_set(slot);
         self.arm(slot, now_ms);
     }
@@ -183,7 +188,7 @@ impl Notifier {
         slot: u32,
         request: &Request<'_, '_>,
     ) -> Result<Option<NextHop>, Refusal> {
-        let dialog = &self.slots.get(slot).dialog;
+        let dialog = self.slots.dialog(slot);
         let Some(contact) = request.contact else {
             return Ok(None);
         };
@@ -193,11 +198,11 @@ impl Notifier {
             Nat::Source => current == flow,
             Nat::Off => current.connection == flow.connection,
         };
-        if contact.uri == dialog.text(Text::Target) && stays {
+        if contact.uri == dialog.target && stays {
             return Ok(None);
         }
         let uri = contact_uri(&contact)?;
-        let next = self.next_hop(now_ms, flow, dialog.text(Text::Routes), &uri)?;
+        let next = self.next_hop(now_ms, flow, dialog.routes, &uri)?;
         if let NextHop::At(hop) = next
             && !dialog.has_room_for(contact.uri, hop.transport.is_reliable())
         {
@@ -219,13 +224,12 @@ impl Notifier {
     fn move_to(&mut self, slot: u32, flow: Flow, target: &[u8]) {
         let former = self.slots.get(slot).hop;
         let moved = self.hops.flow(former) != flow;
-        let dialog = self.slots.get(slot).dialog.with_target(target);
-        self.slots.get_mut(slot).dialog = dialog;
+        self.slots.retarget(slot, target);
         if !moved {
             return;
         }
         self.release_window(slot);
-        if !self.slots.get(slot).flags.proven {
+        if !self.slots.get(slot).flags.has(Flag::Proven) {
             self.prove(former);
         }
         self.leave_hop(former, slot);
@@ -236,8 +240,7 @@ impl Notifier {
             .or_default() += 1;
         let subscription = self.slots.get_mut(slot);
         subscription.hop = hop;
-        subscription.listener = flow.local;
-        subscription.flags.proven = false;
+        subscription.flags.set(Flag::Proven, false);
     }
 
     /// A NOTIFY that failed without ending the subscription: it is tried again, in full, after Retry-After or after
@@ -252,14 +255,15 @@ impl Notifier {
         }
         let backoff_s = (1 << (subscription.failures - 1)).min(RETRY_MOST_S);
         let retry_ms = now_ms + retry_after_s.map_or(backoff_s, u64::from) * 1_000;
-        // RFC 6446 5.2: a new NOTIFY, so max-rate binds it too.
-        subscription.retry_ms = retry_ms.max(subscription.allowed_ms());
         subscription.owed = Owed::Full;
         (subscription.acked, subscription.told) = (0, 0);
-        if matches!(subscription.phase, Phase::Ending { .. }) {
+        if subscription.ends() {
             // The last NOTIFY is not worth a wait.
             return self.end(slot, now_ms);
         }
+        // RFC 6446 5.2: a new NOTIFY, so max-rate binds it too.
+        let allowed_ms = self.slots.allowed_ms(slot, now_ms);
+        self.slots.details_mut(slot).retry_ms = retry_ms.max(allowed_ms);
         self.arm(slot, now_ms);
     }
 
@@ -276,10 +280,9 @@ impl Notifier {
     /// name, once it is located.
     pub fn disconnected(&mut self, now_ms: u64, flow: Flow, out: &mut Outbox) {
         for (slot, hop) in self.users_of(flow) {
-            let dialog = &self.slots.get(slot).dialog;
-            let routes = dialog.text(Text::Routes).to_vec();
-            let target = dialog.text(Text::Target).to_vec();
-            match self.reconnect_to(now_ms, hop, &routes, &target) {
+            let dialog = self.slots.dialog(slot);
+            let target = dialog.target.to_vec();
+            match self.reconnect_to(now_ms, hop, dialog.routes, &target) {
                 Some(NextHop::At(elsewhere)) if elsewhere != flow => {
                     let failed = self.close_transaction(slot, now_ms, false).is_some();
                     self.move_to(slot, elsewhere, &target);

@@ -2,7 +2,9 @@
 //! rendered once and shared. Knows no window and no timer.
 
 use super::bodies::{BodyKey, SetKey, Show};
-use super::subscription::{Offer, Owed, Phase, SetProgress, Subscription};
+use super::stamp::Stamp;
+use super::subscription::{Flag, Owed, Phase, SetProgress};
+use super::transaction::Offer;
 use super::{Notifier, message};
 use crate::info::{self, Body, Change, Entry};
 
@@ -27,30 +29,30 @@ impl Notifier {
     /// The next NOTIFY of a subscription without an outstanding one; `None` when nothing is to be told now.
     pub(super) fn compose(&mut self, slot: u32, now_ms: u64) -> Option<Draft> {
         let subscription = self.slots.get(slot);
-        if let Some(progress) = subscription.set {
+        if let Some(progress) = self.slots.set(slot) {
             return Some(self.next_part(slot, progress));
         }
         match (subscription.phase, subscription.owed) {
-            (Phase::Free { .. } | Phase::Gone { .. }, _) => None,
+            (Phase::Free | Phase::Gone, _) => None,
             (Phase::Ending { .. }, Owed::Full) | (Phase::Active, Owed::Full) => {
                 Some(self.full(slot))
             }
             (Phase::Ending { .. }, _) | (_, Owed::Bodyless) => Some(self.bodyless(slot)),
             (Phase::Active, Owed::Nothing) => {
                 let due = self
-                    .change_due_ms(slot)
+                    .change_due_ms(slot, now_ms)
                     .is_some_and(|due_ms| due_ms <= now_ms);
                 let change = if due { self.change(slot) } else { None };
-                let subscription = self.slots.get_mut(slot);
-                if change.is_some() || subscription.refresh_ms > now_ms {
+                if change.is_some() || self.slots.get(slot).refresh.ms(now_ms) > now_ms {
                     return change;
                 }
                 // RFC 6446 5.2: nor does a periodic NOTIFY come sooner than max-rate allows.
-                subscription.refresh_ms = subscription.refresh_ms.max(subscription.allowed_ms());
-                if subscription.refresh_ms > now_ms {
+                let allowed_ms = self.slots.allowed_ms(slot, now_ms);
+                if allowed_ms > now_ms {
+                    self.slots.get_mut(slot).refresh = Stamp::of(allowed_ms);
                     return None;
                 }
-                self.periodic(slot)
+                self.periodic(slot, now_ms)
             }
         }
     }
@@ -138,9 +140,9 @@ impl Notifier {
 
     /// Nothing new, but time for a sign of life: the full state if one message takes it, else as much as fits, the next
     /// entries each time.
-    fn periodic(&mut self, slot: u32) -> Option<Draft> {
-        if self.slots.get(slot).flags.suppressed {
-            self.slots.get_mut(slot).refresh_ms = u64::MAX;
+    fn periodic(&mut self, slot: u32, now_ms: u64) -> Option<Draft> {
+        if self.slots.get(slot).flags.has(Flag::Suppressed) {
+            self.slots.get_mut(slot).refresh = Stamp::never(now_ms);
             return None;
         }
         let body = self.full_body(slot);
@@ -148,7 +150,7 @@ impl Notifier {
             return Some(self.draft(slot, body));
         }
         let subscription = self.slots.get(slot);
-        let (base, from) = (subscription.acked, subscription.round);
+        let (base, from) = (subscription.acked, self.slots.details(slot).round);
         if self.interests.get(subscription.interest).at(base).is_none() {
             return Some(self.full(slot));
         }
@@ -168,7 +170,7 @@ impl Notifier {
                 budget as usize,
             )
         });
-        self.slots.get_mut(slot).round = self.bodies.get(body).next;
+        self.slots.details_mut(slot).round = self.bodies.get(body).next;
         Some(self.draft(slot, body))
     }
 
@@ -190,7 +192,7 @@ impl Notifier {
         });
         self.counters.oversize_entries += oversize;
         let progress = SetProgress { set, next: 0 };
-        self.slots.get_mut(slot).set = Some(progress);
+        self.slots.begin_set(slot, progress);
         self.next_part(slot, progress)
     }
 
@@ -266,22 +268,29 @@ impl Notifier {
 
     /// RFC 3261 18.1.1: what is longer than the limit does not go over UDP.
     fn fits(&self, slot: u32, body: u32) -> bool {
-        let subscription = self.slots.get(slot);
         let len = self.bodies.get(body).body.as_ref().map_or(0, Body::len);
-        self.hops.flow(subscription.hop).transport.is_reliable()
-            || message::head_most(subscription, &self.settings) + len <= self.settings.datagram_most
+        let flow = self.hops.flow(self.slots.get(slot).hop);
+        flow.transport.is_reliable() || self.head_most(slot) + len <= self.settings.datagram_most
+    }
+
+    fn head_most(&self, slot: u32) -> usize {
+        let (dialog, rates) = (self.slots.dialog(slot), self.slots.rates(slot));
+        let flow = self.hops.flow(self.slots.get(slot).hop);
+        message::head_most(&dialog, rates, flow.local, &self.settings)
     }
 
     /// Bytes that a part's document may take.
     pub(super) fn budget(&self, slot: u32) -> u32 {
-        let head = message::head_most(self.slots.get(slot), &self.settings);
-        let room = self.settings.datagram_most.saturating_sub(head);
+        let room = self
+            .settings
+            .datagram_most
+            .saturating_sub(self.head_most(slot));
         (room / BUDGET_STEP * BUDGET_STEP) as u32
     }
 
     /// When the changes that the subscriber does not know yet may be told (RFC 6446 5.2, and the node's own intervals);
     /// `None` when nothing worth a NOTIFY has changed.
-    pub(super) fn change_due_ms(&self, slot: u32) -> Option<u64> {
+    pub(super) fn change_due_ms(&self, slot: u32, now_ms: u64) -> Option<u64> {
         let subscription = self.slots.get(slot);
         let view = self.interests.get(subscription.interest).current().view();
         let told = subscription.told;
@@ -289,10 +298,10 @@ impl Notifier {
             return None;
         }
         let settings = &self.settings;
-        let by_interval = |interval_ms: u64| subscription.sent_ms + interval_ms;
+        let by_interval = |interval_ms: u64| subscription.sent.ms(now_ms) + interval_ms;
         let due_ms = if view.urgent > told {
             by_interval(settings.min_interval_ms)
-                .min(subscription.urgent_ms + settings.urgent_interval_ms)
+                .min(subscription.urgent.ms(now_ms) + settings.urgent_interval_ms)
         } else if view.notable > told {
             by_interval(settings.min_interval_ms)
         } else if view.load > told {
@@ -300,13 +309,7 @@ impl Notifier {
         } else {
             return None;
         };
-        Some(due_ms.max(subscription.allowed_ms()))
-    }
-}
-
-impl Subscription {
-    pub(super) fn ends(&self) -> bool {
-        matches!(self.phase, Phase::Ending { .. })
+        Some(due_ms.max(self.slots.allowed_ms(slot, now_ms)))
     }
 }
 

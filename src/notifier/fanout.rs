@@ -3,7 +3,9 @@
 //! not queues. Knows no document.
 
 use super::compose::Draft;
-use super::subscription::{Owed, Phase, Subscription, T1_MS, TIMER_F_MS, Transaction};
+use super::stamp::Stamp;
+use super::subscription::{Flag, GRACE_MS, Owed, Phase};
+use super::transaction::{T1_MS, TIMER_F_MS, Transaction};
 use super::{Notifier, Outbox};
 use crate::sip::write::Reason;
 
@@ -16,9 +18,9 @@ const CROWDED_MS: u64 = 20;
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FirstTimer {
     pub due_ms: u64,
-    slot: u32,
-    generation: u32,
-    cseq: u32,
+    /// The transaction's place and serial number: what was answered since is not looked at again.
+    place: u32,
+    serial: u32,
 }
 
 /// The circular cursor over the slots.
@@ -105,13 +107,10 @@ impl Notifier {
             .filter(|timer| timer.due_ms <= now_ms)
         {
             self.first_timers.pop_front();
-            let subscription = self.slots.get(timer.slot);
-            let outstanding = subscription.generation == timer.generation
-                && subscription.cseq == timer.cseq
-                && subscription.transaction.is_some();
-            if outstanding {
-                self.timer_e(now_ms, timer.slot);
-                self.arm(timer.slot, now_ms);
+            if let Some(transaction) = self.slots.outstanding(timer.place, timer.serial) {
+                let slot = transaction.slot;
+                self.timer_e(now_ms, slot);
+                self.arm(slot, now_ms);
             }
         }
         while let Some(slot) = self.wheel.pop(now_ms) {
@@ -123,8 +122,9 @@ impl Notifier {
     fn deadline(&mut self, now_ms: u64, slot: u32) {
         let subscription = self.slots.get(slot);
         match subscription.phase {
-            Phase::Free { .. } => return,
-            Phase::Gone { until_ms } => {
+            Phase::Free => return,
+            Phase::Gone => {
+                let until_ms = self.slots.forgotten_ms(slot);
                 if until_ms <= now_ms {
                     self.forget(slot);
                 } else {
@@ -135,7 +135,7 @@ impl Notifier {
             Phase::Ending { .. } | Phase::Active => {}
         }
         let reliable = self.hops.flow(subscription.hop).transport.is_reliable();
-        if let Some(transaction) = &subscription.transaction {
+        if let Some(transaction) = self.slots.transaction(slot) {
             if reliable && transaction.began_ms + TIMER_F_MS <= now_ms {
                 return self.timed_out(now_ms, slot);
             }
@@ -145,11 +145,11 @@ impl Notifier {
         }
         let subscription = self.slots.get(slot);
         if subscription.phase == Phase::Active
-            && subscription.expires_ms + super::subscription::GRACE_MS <= now_ms
+            && subscription.expires.ms(now_ms) + GRACE_MS <= now_ms
         {
             self.counters.expired += 1;
             self.begin_ending(slot, Reason::Timeout, None);
-        } else if subscription.transaction.is_none() {
+        } else if !subscription.is_outstanding() {
             self.queue_due(slot);
         }
         self.arm(slot, now_ms);
@@ -159,7 +159,7 @@ impl Notifier {
     fn timer_e(&mut self, now_ms: u64, slot: u32) {
         self.release_window(slot);
         let hop = self.slots.get(slot).hop;
-        let Some(transaction) = &mut self.slots.get_mut(slot).transaction else {
+        let Some(transaction) = self.slots.transaction_mut(slot) else {
             return;
         };
         if transaction.began_ms + TIMER_F_MS <= now_ms {
@@ -170,7 +170,7 @@ impl Notifier {
         transaction.next_e_ms = next_ms.min(transaction.began_ms + TIMER_F_MS);
         self.hops.lost(hop, now_ms);
         let flags = &mut self.slots.get_mut(slot).flags;
-        if !std::mem::replace(&mut flags.in_again, true) {
+        if !flags.set(Flag::InAgain, true) {
             self.again.push_back(slot);
         }
     }
@@ -178,18 +178,18 @@ impl Notifier {
     /// Arms the wheel for the nearest thing that this subscription waits for.
     pub(super) fn arm(&mut self, slot: u32, now_ms: u64) {
         let subscription = self.slots.get(slot);
-        if matches!(subscription.phase, Phase::Free { .. } | Phase::Gone { .. }) {
+        if matches!(subscription.phase, Phase::Free | Phase::Gone) {
             return;
         }
         let reliable = self.hops.flow(subscription.hop).transport.is_reliable();
-        let mut deadline_ms = subscription.deadline_ms(reliable);
+        let mut deadline_ms = self.slots.deadline_ms(slot, now_ms, reliable);
         if subscription.waits_for_change()
-            && let Some(change_ms) = self.change_due_ms(slot)
+            && let Some(change_ms) = self.change_due_ms(slot, now_ms)
         {
             deadline_ms =
                 Some(deadline_ms.map_or(change_ms, |deadline_ms| deadline_ms.min(change_ms)));
         }
-        if let Some(deadline_ms) = deadline_ms.filter(|&deadline_ms| deadline_ms != u64::MAX) {
+        if let Some(deadline_ms) = deadline_ms {
             self.wheel.arm(slot, deadline_ms.max(now_ms + 1));
         }
     }
@@ -200,13 +200,13 @@ impl Notifier {
             let Some(slot) = self.first.pop_front() else {
                 break;
             };
-            self.slots.get_mut(slot).flags.in_first = false;
+            self.slots.get_mut(slot).flags.set(Flag::InFirst, false);
             match self.notify(slot, now_ms, out) {
                 Sent::Yes => sent += 1,
                 Sent::Nothing => self.arm(slot, now_ms),
                 Sent::Crowded => self.wheel.arm(slot, now_ms + CROWDED_MS),
                 Sent::Full => {
-                    self.slots.get_mut(slot).flags.in_first = true;
+                    self.slots.get_mut(slot).flags.set(Flag::InFirst, true);
                     self.first.push_front(slot);
                     break;
                 }
@@ -221,13 +221,13 @@ impl Notifier {
             let Some(slot) = self.due.pop_front() else {
                 break;
             };
-            self.slots.get_mut(slot).flags.in_due = false;
+            self.slots.get_mut(slot).flags.set(Flag::InDue, false);
             match self.notify(slot, now_ms, out) {
                 Sent::Yes => sent += 1,
                 Sent::Nothing => self.arm(slot, now_ms),
                 Sent::Crowded => self.wheel.arm(slot, now_ms + CROWDED_MS),
                 Sent::Full => {
-                    self.slots.get_mut(slot).flags.in_due = true;
+                    self.slots.get_mut(slot).flags.set(Flag::InDue, true);
                     self.due.push_front(slot);
                     break;
                 }
@@ -243,10 +243,10 @@ impl Notifier {
             let Some(slot) = self.again.pop_front() else {
                 break;
             };
-            let subscription = self.slots.get_mut(slot);
-            subscription.flags.in_again = false;
-            if subscription
-                .transaction
+            self.slots.get_mut(slot).flags.set(Flag::InAgain, false);
+            if self
+                .slots
+                .transaction(slot)
                 .is_some_and(|transaction| transaction.fired > 0)
             {
                 self.write_notify(slot, out);
@@ -271,7 +271,7 @@ impl Notifier {
             if subscription.phase != Phase::Active || !subscription.waits_for_change() {
                 continue;
             }
-            match self.change_due_ms(slot) {
+            match self.change_due_ms(slot, now_ms) {
                 Some(due_ms) if due_ms <= now_ms => match self.notify(slot, now_ms, out) {
                     Sent::Yes => sent += 1,
                     Sent::Nothing => self.arm(slot, now_ms),
@@ -291,12 +291,13 @@ impl Notifier {
     /// Sends the next NOTIFY of a subscription, if there is one to send and room for it.
     fn notify(&mut self, slot: u32, now_ms: u64, out: &mut Outbox) -> Sent {
         let subscription = self.slots.get(slot);
-        let waiting = subscription.owed != Owed::Nothing && subscription.retry_ms > now_ms;
-        if subscription.transaction.is_some() || (waiting && !subscription.ends()) {
+        let waiting =
+            subscription.owed != Owed::Nothing && self.slots.details(slot).retry_ms > now_ms;
+        if subscription.is_outstanding() || (waiting && !subscription.ends()) {
             return Sent::Nothing;
         }
         let hop = subscription.hop;
-        if matches!(subscription.phase, Phase::Free { .. } | Phase::Gone { .. }) {
+        if matches!(subscription.phase, Phase::Free | Phase::Gone) {
             return Sent::Nothing;
         }
         let reliable = self.hops.flow(hop).transport.is_reliable();
@@ -319,7 +320,8 @@ impl Notifier {
     }
 
     fn begin_transaction(&mut self, slot: u32, now_ms: u64, draft: Draft, reliable: bool) {
-        let refresh_due = self.slots.get(slot).refresh_ms <= now_ms;
+        let refresh_due = self.slots.get(slot).refresh.ms(now_ms) <= now_ms;
+        let rates = self.slots.rates(slot);
         let subscription = self.slots.get_mut(slot);
         subscription.cseq += 1;
         if let Some(body) = draft.body {
@@ -328,18 +330,20 @@ impl Notifier {
         }
         subscription.owed = Owed::Nothing;
         subscription.told = subscription.told.max(draft.told);
-        subscription.sent_ms = now_ms;
+        subscription.sent = Stamp::of(now_ms);
         if draft.urgent {
-            subscription.urgent_ms = now_ms;
+            subscription.urgent = subscription.sent;
         }
         // RFC 5839: the condition was that the state had not changed.
-        let resumes = draft.body.is_some() && std::mem::take(&mut subscription.flags.suppressed);
-        subscription.transaction = Some(Transaction {
+        let resumes = draft.body.is_some() && subscription.flags.set(Flag::Suppressed, false);
+        let (hop, expires_s) = (subscription.hop, subscription.remaining_s(now_ms));
+        let (place, serial) = self.slots.begin(Transaction {
+            slot,
+            serial: 0,
             body: draft.body,
             tag: draft.tag,
-            expires_s: subscription.remaining_s(now_ms),
-            max_rate: subscription.max_rate,
-            min_rate: subscription.min_rate,
+            expires_s,
+            rates,
             last: draft.last,
             offer: draft.offer,
             began_ms: now_ms,
@@ -350,17 +354,16 @@ impl Notifier {
         });
         let timer = FirstTimer {
             due_ms: now_ms + T1_MS,
-            slot,
-            generation: subscription.generation,
-            cseq: subscription.cseq,
+            place,
+            serial,
         };
-        self.hops.sent(subscription.hop);
+        self.hops.sent(hop);
         if !reliable {
             self.window.sent();
             self.first_timers.push_back(timer);
         }
         self.counters.notifies += 1;
-        if refresh_due || resumes || self.slots.get(slot).min_rate.is_some() {
+        if refresh_due || resumes || rates.min.is_some() {
             self.schedule_refresh(slot, now_ms);
         }
     }
@@ -369,9 +372,10 @@ impl Notifier {
     /// own place in the node's interval, so that they leave evenly spread.
     pub(super) fn schedule_refresh(&mut self, slot: u32, now_ms: u64) {
         let interval_ms = self.settings.refresh_interval_ms;
+        let min_rate = self.slots.rates(slot).min;
         let subscription = self.slots.get_mut(slot);
-        subscription.refresh_ms = match subscription.min_rate {
-            Some(rate) => subscription.sent_ms + rate.interval_ms().min(interval_ms),
+        let refresh_ms = match min_rate {
+            Some(rate) => subscription.sent.ms(now_ms) + rate.interval_ms().min(interval_ms),
             None => {
                 let phase_ms =
                     (u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % interval_ms;
@@ -379,6 +383,7 @@ impl Notifier {
                 now_ms + interval_ms - elapsed_ms
             }
         };
+        subscription.refresh = Stamp::of(refresh_ms);
     }
 
     /// Ends the outstanding transaction, if there is one: answered, or given up.
@@ -388,9 +393,8 @@ impl Notifier {
         now_ms: u64,
         answered: bool,
     ) -> Option<Transaction> {
-        let subscription = self.slots.get_mut(slot);
-        let transaction = subscription.transaction.take()?;
-        let hop = subscription.hop;
+        let transaction = self.slots.close(slot)?;
+        let hop = self.slots.get(slot).hop;
         if let Some(body) = transaction.body {
             let interests = &self.interests;
             self.bodies
@@ -414,9 +418,8 @@ impl Notifier {
 
     /// Takes the outstanding NOTIFY out of the windows: it is not expected to be answered soon.
     pub(super) fn release_window(&mut self, slot: u32) {
-        let subscription = self.slots.get_mut(slot);
-        let hop = subscription.hop;
-        let Some(transaction) = &mut subscription.transaction else {
+        let hop = self.slots.get(slot).hop;
+        let Some(transaction) = self.slots.transaction_mut(slot) else {
             return;
         };
         if std::mem::take(&mut transaction.windowed) {
@@ -433,13 +436,14 @@ impl Notifier {
             let Some(oldest) = self.bodies.oldest_used() else {
                 return;
             };
-            for slot in 0..self.slots.end() {
-                let transaction = self.slots.get(slot).transaction;
-                if transaction.is_some_and(|transaction| transaction.body == Some(oldest)) {
-                    let now_ms = self.slots.get(slot).sent_ms;
-                    self.counters.bodies_evicted += 1;
-                    self.timed_out(now_ms, slot);
-                }
+            let users = self.slots.transactions();
+            let users: Vec<_> = users
+                .filter(|transaction| transaction.body == Some(oldest))
+                .map(|transaction| (transaction.slot, transaction.began_ms))
+                .collect();
+            for (slot, began_ms) in users {
+                self.counters.bodies_evicted += 1;
+                self.timed_out(began_ms, slot);
             }
             let interests = &self.interests;
             self.bodies
@@ -448,25 +452,14 @@ impl Notifier {
     }
 
     pub(super) fn queue_first(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.slots.get_mut(slot).flags.in_first, true) {
+        if !self.slots.get_mut(slot).flags.set(Flag::InFirst, true) {
             self.first.push_back(slot);
         }
     }
 
     pub(super) fn queue_due(&mut self, slot: u32) {
-        if !std::mem::replace(&mut self.slots.get_mut(slot).flags.in_due, true) {
+        if !self.slots.get_mut(slot).flags.set(Flag::InDue, true) {
             self.due.push_back(slot);
         }
-    }
-}
-
-impl Subscription {
-    /// Idle, proven, and owed nothing else: changes are told as they come (until the first NOTIFY was answered, a
-    /// subscription gets no fan-out).
-    fn waits_for_change(&self) -> bool {
-        self.transaction.is_none()
-            && self.flags.proven
-            && self.owed == Owed::Nothing
-            && self.set.is_none()
     }
 }

@@ -5,7 +5,7 @@
 //! and the CSeq after it, so that a late 200 cannot acknowledge the next NOTIFY. The check is keyed: who has not seen
 //! our message cannot make one up.
 
-use std::hash::Hasher;
+use std::hash::{Hash, Hasher};
 
 use siphasher::sip::SipHasher13;
 
@@ -115,6 +115,13 @@ impl HandleKey {
         hasher.write_usize(first.len());
         hasher.write(first);
         hasher.write(second);
+        hasher.finish()
+    }
+
+    /// The same of anything that can be hashed.
+    pub fn hash(&self, value: &impl Hash) -> u64 {
+        let mut hasher = SipHasher13::new_with_key(&self.0);
+        value.hash(&mut hasher);
         hasher.finish()
     }
 }

@@ -1,66 +1,57 @@
 //! Next hops: where NOTIFYs go, shared by all subscriptions behind one flow, each with a window of its own so that no
 //! peer is flooded. Knows no subscription.
 
-use std::collections::HashMap;
-use std::hash::BuildHasher;
-
-use siphasher::sip::SipHasher13;
-
+use super::chunks::Chunks;
 use super::handle::HandleKey;
+use super::index::Index;
 use crate::wire::Flow;
 
 /// The window of a new next hop, in NOTIFYs unanswered.
-const FIRST_WINDOW: u32 = 32;
+const FIRST_WINDOW: u16 = 32;
 /// A window never grows beyond this: what two GSO runs of a fast peer carry.
-const MOST: u32 = 8192;
+const MOST: u16 = 8192;
 /// Nor does it close further: many dialogs behind one slow peer would wait for one another for minutes.
-const LEAST: u32 = 4;
+const LEAST: u16 = 4;
 /// A window is halved at most once in T1: for a loss event, not for every loss in it.
-const HALVE_MS: u64 = 500;
+const HALVE_MS: u32 = 500;
 
 #[derive(Debug)]
 pub struct Hop {
     pub flow: Flow,
     users: u32,
-    unanswered: u32,
-    window: u32,
-    halved_ms: u64,
+    unanswered: u16,
+    window: u16,
+    /// The lower half of the time; where it comes round to T1 after itself, one halving is left out.
+    halved_ms: u32,
     /// Somebody found the window closed and waits for it.
     starved: bool,
 }
 
-#[derive(Debug, Clone)]
-struct Keyed(HandleKey);
-
-impl BuildHasher for Keyed {
-    type Hasher = SipHasher13;
-
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_key(&self.0.0)
-    }
-}
+const _: () = assert!(size_of::<Hop>() == 64);
 
 /// The next hops of a shard, by number and by flow.
 #[derive(Debug)]
 pub struct Hops {
-    hops: Vec<Hop>,
+    key: HandleKey,
+    hops: Chunks<Hop>,
     free: Vec<u32>,
-    numbers: HashMap<Flow, u32, Keyed>,
+    numbers: Index,
 }
 
 impl Hops {
     pub fn new(key: HandleKey) -> Self {
         Hops {
-            hops: Vec::new(),
+            key,
+            hops: Chunks::new(),
             free: Vec::new(),
-            numbers: HashMap::with_hasher(Keyed(key)),
+            numbers: Index::new(),
         }
     }
 
     /// The number of the hop behind `flow`, with one more user.
     pub fn enter(&mut self, flow: Flow) -> u32 {
-        if let Some(&number) = self.numbers.get(&flow) {
-            self.hops[number as usize].users += 1;
+        if let Some(number) = self.find(&flow) {
+            self.hops[number].users += 1;
             return number;
         }
         let hop = Hop {
@@ -73,24 +64,21 @@ impl Hops {
         };
         let number = match self.free.pop() {
             Some(number) => {
-                self.hops[number as usize] = hop;
+                self.hops[number] = hop;
                 number
             }
-            None => {
-                self.hops.push(hop);
-                u32::try_from(self.hops.len() - 1).expect("fewer hops than subscriptions")
-            }
+            None => self.hops.push(hop),
         };
-        self.numbers.insert(flow, number);
+        self.numbers.insert(self.hash(&flow), number);
         number
     }
 
     pub fn leave(&mut self, number: u32) {
-        let hop = &mut self.hops[number as usize];
+        let hop = &mut self.hops[number];
         hop.users -= 1;
         if hop.users == 0 {
             assert_eq!(hop.unanswered, 0, "a NOTIFY ends before its subscription");
-            self.numbers.remove(&hop.flow);
+            self.numbers.remove(number);
             self.free.push(number);
         }
     }
@@ -101,35 +89,40 @@ impl Hops {
     }
 
     pub fn find(&self, flow: &Flow) -> Option<u32> {
-        self.numbers.get(flow).copied()
+        let is = |number| self.hops[number].flow == *flow;
+        self.numbers.find(self.hash(flow), is)
+    }
+
+    fn hash(&self, flow: &Flow) -> u32 {
+        self.key.hash(flow) as u32
     }
 
     pub fn flow(&self, number: u32) -> Flow {
-        self.hops[number as usize].flow
+        self.hops[number].flow
     }
 
     /// Whether one more NOTIFY may go to this hop; if not, it is remembered that somebody asked.
     pub fn admits(&mut self, number: u32) -> bool {
-        let hop = &mut self.hops[number as usize];
+        let hop = &mut self.hops[number];
         let open = hop.unanswered < hop.window;
         hop.starved |= !open;
         open
     }
 
     pub fn sent(&mut self, number: u32) {
-        self.hops[number as usize].unanswered += 1;
+        self.hops[number].unanswered += 1;
     }
 
     /// An answer: the window grows by one. True when somebody waited for it.
     pub fn answered(&mut self, number: u32) -> bool {
-        let hop = &mut self.hops[number as usize];
+        let hop = &mut self.hops[number];
         hop.window = (hop.window + 1).min(MOST);
         self.given_up(number)
     }
 
     /// A NOTIFY that is no longer expected to be answered soon. True when somebody waited for its place.
     pub fn given_up(&mut self, number: u32) -> bool {
-        let hop = &mut self.hops[number as usize];
+        let hop = &mut self.hops[number];
         hop.unanswered = hop
             .unanswered
             .checked_sub(1)
@@ -139,10 +132,10 @@ impl Hops {
 
     /// A loss: Timer E fired, or the kernel refused the datagram.
     pub fn lost(&mut self, number: u32, now_ms: u64) {
-        let hop = &mut self.hops[number as usize];
-        if now_ms >= hop.halved_ms + HALVE_MS {
+        let hop = &mut self.hops[number];
+        if (now_ms as u32).wrapping_sub(hop.halved_ms) >= HALVE_MS {
             hop.window = (hop.window / 2).max(LEAST);
-            hop.halved_ms = now_ms;
+            hop.halved_ms = now_ms as u32;
         }
     }
 }

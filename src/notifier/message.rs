@@ -1,10 +1,12 @@
 //! A NOTIFY as bytes: written from the subscription whenever it is sent, the same each time, so that nothing is stored for
 //! retransmissions; and how long its head is at the most. Knows no window, timer or view.
 
+use super::dialog::Dialog;
 use super::settings::Settings;
 use super::subscribe::entity_tag;
-use super::subscription::{Phase, Subscription, Text, Transaction};
+use super::subscription::{Phase, Subscription};
 use super::target::strict_routing;
+use super::transaction::{Rates, Transaction};
 use super::{Effect, Notifier, Outbox};
 use crate::sip::write::{Notify, SubscriptionState};
 use crate::wire::{Datagram, Transport};
@@ -20,7 +22,7 @@ impl Notifier {
     /// Writes the outstanding NOTIFY: the same bytes whenever it is sent again.
     pub(super) fn write_notify(&mut self, slot: u32, out: &mut Outbox) {
         let subscription = self.slots.get(slot);
-        let Some(transaction) = &subscription.transaction else {
+        let Some(transaction) = self.slots.transaction(slot) else {
             return;
         };
         let flow = self.hops.flow(subscription.hop);
@@ -32,26 +34,20 @@ impl Notifier {
                 .expect("a NOTIFY holds a document")
         });
         let settings = &self.settings;
-        let listener = &settings.listeners[usize::from(subscription.listener)];
+        let listener = &settings.listeners[usize::from(flow.local)];
         let (tag, branch) = (
             self.handle(slot).tag(&self.key),
             self.handle(slot).branch(subscription.cseq, &self.key),
         );
-        let [
-            call_id,
-            remote_tag,
-            remote_uri,
-            local_uri,
-            target,
-            routes,
-            event_id,
-        ] = subscription.dialog.texts();
-        let strict = (!routes.is_empty())
-            .then(|| strict_routing(target, routes))
+        let dialog = self.slots.dialog(slot);
+        let strict = (!dialog.routes.is_empty())
+            .then(|| strict_routing(dialog.target, dialog.routes))
             .flatten();
         let (target, routes) = strict
             .as_ref()
-            .map_or((target, routes), |(target, routes)| (target, routes));
+            .map_or((dialog.target, dialog.routes), |(target, routes)| {
+                (target, routes)
+            });
         let etag = entity_tag(transaction.tag);
         let notify = Notify {
             target,
@@ -59,16 +55,16 @@ impl Notifier {
             sent_by: &listener.sent_by,
             branch: &branch,
             routes,
-            from_uri: local_uri,
+            from_uri: dialog.local_uri,
             from_tag: &tag,
-            to_uri: remote_uri,
-            to_tag: remote_tag,
-            call_id,
+            to_uri: dialog.remote_uri,
+            to_tag: dialog.remote_tag,
+            call_id: dialog.call_id,
             cseq: subscription.cseq,
-            event_id: (!event_id.is_empty()).then_some(event_id),
+            event_id: (!dialog.event_id.is_empty()).then_some(dialog.event_id),
             state: subscription.state(transaction),
-            max_rate: transaction.max_rate,
-            min_rate: transaction.min_rate,
+            max_rate: transaction.rates.max,
+            min_rate: transaction.rates.min,
             etag: &etag,
             contact: listener.contact(flow.transport),
             content_type: body.map(|body| body.format().content_type()),
@@ -81,7 +77,8 @@ impl Notifier {
                 transaction.fired > 0
                     || body.is_none()
                     || flow.transport.is_reliable()
-                    || datagram.head.len() <= head_most(subscription, settings),
+                    || datagram.head.len()
+                        <= head_most(&dialog, transaction.rates, flow.local, settings),
                 "HEAD_FIXED is too small"
             );
             if let Some(body) = body {
@@ -111,7 +108,7 @@ impl Subscription {
                 retry_after_s,
             } if transaction.last => SubscriptionState::Terminated {
                 reason,
-                retry_after: retry_after_s,
+                retry_after: retry_after_s.map(|seconds| u32::from(seconds.get())),
             },
             _ => SubscriptionState::Active {
                 expires: transaction.expires_s,
@@ -121,17 +118,20 @@ impl Subscription {
 }
 
 /// The bytes of the head of a subscription's NOTIFY with a document by UDP, at the most.
-pub(super) fn head_most(subscription: &Subscription, settings: &Settings) -> usize {
-    let listener = &settings.listeners[usize::from(subscription.listener)];
-    let texts = subscription.dialog.texts();
-    let rates =
-        usize::from(subscription.max_rate.is_some()) + usize::from(subscription.min_rate.is_some());
+pub(super) fn head_most(
+    dialog: &Dialog<'_>,
+    rates: Rates,
+    listener: u16,
+    settings: &Settings,
+) -> usize {
+    let listener = &settings.listeners[usize::from(listener)];
+    let rates = usize::from(rates.max.is_some()) + usize::from(rates.min.is_some());
     HEAD_FIXED
-        + texts.iter().map(|text| text.len()).sum::<usize>()
+        + dialog.len()
         + listener.sent_by.len()
         + listener.contact(Transport::Udp).len()
-        + usize::from(!texts[Text::EventId as usize].is_empty()) * ";id=".len()
-        + usize::from(!texts[Text::Routes as usize].is_empty()) * ROUTE_FIXED
+        + usize::from(!dialog.event_id.is_empty()) * ";id=".len()
+        + usize::from(!dialog.routes.is_empty()) * ROUTE_FIXED
         + rates * RATE_MOST
 }
 

@@ -4,25 +4,33 @@
 //! The order of a turn: `receive` everything that came, `learn` what changed, then `fill` the batch.
 
 mod answers;
+mod arena;
 mod bodies;
+mod chunks;
 mod compose;
 pub mod counters;
+mod dialog;
 mod fanout;
 pub mod handle;
 mod hops;
+mod index;
 mod interests;
 mod message;
 pub mod names;
 mod requests;
 pub mod settings;
+mod slots;
+mod stamp;
 mod subscribe;
 mod subscription;
 mod target;
+mod transaction;
 mod wheel;
 pub mod window;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::num::NonZeroU8;
 use std::sync::Arc;
 
 use rand::SeedableRng;
@@ -37,10 +45,12 @@ use counters::Counters;
 use fanout::{Cursor, FirstTimer};
 use handle::{Handle, HandleKey};
 use hops::Hops;
+use index::Index;
 use interests::Interests;
 use names::{Location, Names, Target};
 use settings::Settings;
-use subscription::{Owed, Phase, Slots};
+use slots::Slots;
+use subscription::{Flag, Owed, Phase};
 use wheel::Wheel;
 use window::Window;
 
@@ -91,6 +101,12 @@ pub struct Footprint {
     /// Subscriptions, those included that ended and wait for repeats.
     pub slots: usize,
     pub origins: usize,
+    pub dialogs: usize,
+    /// Texts that dialogs share.
+    pub shared: usize,
+    /// Outstanding NOTIFYs.
+    pub transactions: usize,
+    pub rates: usize,
     pub hops: usize,
     pub connections: usize,
     pub unproven: usize,
@@ -120,9 +136,9 @@ pub struct Notifier {
     bodies: Bodies,
     sets: PartSets,
     names: Names,
-    /// SUBSCRIBEs that made a subscription, by a keyed digest of Call-ID and From-tag: the one table, bounded by the
+    /// Subscriptions by a keyed digest of the Call-ID and From-tag that made them: the one table, bounded by the
     /// subscriptions.
-    origins: HashMap<u64, u32>,
+    origins: Index,
     /// Subscriptions that never answered a NOTIFY, by source network.
     unproven: HashMap<IpAddr, u32>,
     /// Subscriptions on each reliable next hop, so that a broken connection finds its own.
@@ -153,7 +169,7 @@ impl Notifier {
             shard,
             key,
             random: SmallRng::seed_from_u64(seed),
-            slots: Slots::new(),
+            slots: Slots::new(key),
             wheel: Wheel::new(now_ms),
             hops: Hops::new(key),
             window: Window::new(receive_buffer),
@@ -161,7 +177,7 @@ impl Notifier {
             bodies: Bodies::default(),
             sets: PartSets::default(),
             names: Names::default(),
-            origins: HashMap::new(),
+            origins: Index::new(),
             unproven: HashMap::new(),
             on_connection: HashMap::new(),
             first_timers: VecDeque::new(),
@@ -199,7 +215,8 @@ impl Notifier {
         self.draining = true;
         for slot in 0..self.slots.end() {
             if self.slots.get(slot).phase == Phase::Active {
-                let retry_after_s = Some(rand::RngExt::random_range(&mut self.random, 2..=10));
+                let retry_after_s = rand::RngExt::random_range(&mut self.random, 2..=10);
+                let retry_after_s = NonZeroU8::new(retry_after_s);
                 self.begin_ending(slot, Reason::Probation, retry_after_s);
             }
         }
@@ -216,9 +233,14 @@ impl Notifier {
 
     /// What is held now.
     pub fn footprint(&self) -> Footprint {
+        let (dialogs, shared, transactions, rates) = self.slots.held();
         Footprint {
             slots: self.slots.taken(),
             origins: self.origins.len(),
+            dialogs,
+            shared,
+            transactions,
+            rates,
             hops: self.hops.len(),
             connections: self.on_connection.len(),
             unproven: self.unproven.len(),
@@ -244,7 +266,7 @@ impl Notifier {
     }
 
     /// Ends a subscription after one last NOTIFY with this reason.
-    fn begin_ending(&mut self, slot: u32, reason: Reason, retry_after_s: Option<u32>) {
+    fn begin_ending(&mut self, slot: u32, reason: Reason, retry_after_s: Option<NonZeroU8>) {
         // The end needs no state: a set in progress would only put it off.
         self.leave_set(slot);
         let subscription = self.slots.get_mut(slot);
@@ -253,7 +275,7 @@ impl Notifier {
             reason,
             retry_after_s,
         };
-        if subscription.transaction.is_none() {
+        if !subscription.is_outstanding() {
             self.queue_due(slot);
         }
     }
@@ -264,10 +286,10 @@ impl Notifier {
         self.close_transaction(slot, now_ms, false);
         self.leave_set(slot);
         let subscription = self.slots.get_mut(slot);
-        let until_ms = subscription.subscribed_ms + subscription::REPEATS_MS;
         let (hop, interest) = (subscription.hop, subscription.interest);
-        let proven = std::mem::replace(&mut subscription.flags.proven, true);
-        subscription.phase = Phase::Gone { until_ms };
+        let proven = subscription.flags.set(Flag::Proven, true);
+        subscription.phase = Phase::Gone;
+        let until_ms = self.slots.forgotten_ms(slot);
         if !proven {
             self.prove(hop);
         }
@@ -283,10 +305,7 @@ impl Notifier {
 
     /// Frees the slot of an ended subscription.
     fn forget(&mut self, slot: u32) {
-        let origin = self.slots.get(slot).origin;
-        if self.origins.get(&origin) == Some(&slot) {
-            self.origins.remove(&origin);
-        }
+        self.origins.remove(slot);
         self.wheel.disarm(slot);
         self.slots.remove(slot);
     }
@@ -295,7 +314,7 @@ impl Notifier {
         Handle {
             shard: self.shard,
             slot,
-            generation: self.slots.get(slot).generation,
+            generation: self.slots.get(slot).generation(),
         }
     }
 
@@ -346,7 +365,7 @@ impl Notifier {
     }
 
     fn leave_set(&mut self, slot: u32) {
-        if let Some(progress) = self.slots.get_mut(slot).set.take() {
+        if let Some(progress) = self.slots.take_set(slot) {
             self.sets.leave(progress.set);
         }
     }

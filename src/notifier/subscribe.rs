@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use rand::RngExt;
 
+use super::dialog::{Dialog, texts_most};
 use super::handle::Handle;
 use super::names::Target;
 use super::requests::{Detail, Refusal};
-use super::subscription::{Dialog, Flags, Offer, Owed, Phase, Subscription, Text, texts_most};
+use super::stamp::Stamp;
+use super::subscription::{Details, Flag, Owed, Phase, SetProgress, Subscription};
 use super::target::{NextHop, contact_uri, route_set};
+use super::transaction::{Offer, Rates};
 use super::{Effect, Notifier, Outbox};
 use crate::info::{Filter, Format};
 use crate::sip::EVENT_PACKAGE;
-use crate::sip::header::{Event, MediaRange, NameAddr, Rate};
+use crate::sip::header::{Event, MediaRange, NameAddr};
 use crate::sip::request::Request;
 use crate::sip::scan::Name;
 use crate::sip::write::Reason;
@@ -28,8 +31,7 @@ struct Wish {
     /// `None` without a body: a refresh keeps its filter.
     filter: Option<Option<Arc<Filter>>>,
     expires_s: u32,
-    max_rate: Option<Rate>,
-    min_rate: Option<Rate>,
+    rates: Rates,
 }
 
 impl Notifier {
@@ -52,6 +54,8 @@ impl Notifier {
                 if shard != self.shard {
                     return self.hand_over(shard, flow, bytes, out);
                 }
+                // The lower half chose the shard.
+                let origin = (origin >> 32) as u32;
                 self.outside_dialog(now_ms, flow, bytes, request, origin, out)
             }
             Some(tag) => match Handle::from_tag(tag, &self.key) {
@@ -104,14 +108,13 @@ impl Notifier {
         flow: Flow,
         bytes: &[u8],
         request: &Request<'_, '_>,
-        origin: u64,
+        origin: u32,
         out: &mut Outbox,
     ) -> Result<(), Refusal> {
-        if let Some(slot) = self
+        let former = self
             .origins
-            .get(&origin)
-            .copied()
-            .filter(|&slot| self.same_dialog(slot, request))
+            .find(origin, |slot| self.same_dialog(slot, request));
+        if let Some(slot) = former
             && let Some(verdict) = self.repeated(slot, flow, request, out)
         {
             return verdict;
@@ -141,7 +144,11 @@ impl Notifier {
             }
         };
         let dialog = new_dialog(request, &contact, &routes, &event, hop)?;
-        let slot = self.create(now_ms, flow, request, origin, domain, &wish, hop, dialog)?;
+        let slot = self.create(now_ms, flow, request, domain, &wish, hop, &dialog)?;
+        if let Some(former) = former {
+            self.origins.remove(former);
+        }
+        self.origins.insert(origin, slot);
         let tag = self.handle(slot).tag(&self.key);
         self.accept(slot, flow, request, &tag, 200, out);
         Ok(())
@@ -156,11 +163,10 @@ impl Notifier {
         now_ms: u64,
         flow: Flow,
         request: &Request<'_, '_>,
-        origin: u64,
         domain: u16,
         wish: &Wish,
         hop: Flow,
-        dialog: Dialog,
+        dialog: &Dialog<'_>,
     ) -> Result<u32, Refusal> {
         let network = Self::network(hop.peer.ip());
         let unproven = self.unproven.get(&network).copied().unwrap_or_default();
@@ -181,57 +187,36 @@ impl Notifier {
         let granted_s = self.jittered(wish.expires_s);
         // RFC 5839 6.2: a condition that holds outside a dialog leaves the body out.
         let bodyless = self.condition_holds(request, interest);
-        let fetch = granted_s == 0;
-        let slots = self.slots.end();
-        let slot = self.slots.insert(Subscription {
-            generation: 1,
-            phase: if fetch {
-                Phase::Ending {
-                    reason: Reason::Timeout,
-                    retry_after_s: None,
-                }
-            } else {
-                Phase::Active
-            },
-            flags: Flags {
-                suppressed: bodyless,
-                ..Flags::default()
-            },
-            owed: if bodyless { Owed::Bodyless } else { Owed::Full },
-            interest,
-            listener: hop.local,
-            hop: 0,
-            origin,
-            dialog,
-            cseq: 0,
+        let mut subscription = Subscription::new(now_ms, granted_s, interest);
+        if granted_s == 0 {
+            subscription.phase = Phase::Ending {
+                reason: Reason::Timeout,
+                retry_after_s: None,
+            };
+        }
+        if bodyless {
+            subscription.owed = Owed::Bodyless;
+            subscription.flags.set(Flag::Suppressed, true);
+        }
+        let details = Details {
             remote_cseq: request.cseq.number,
             remote_branch: self.branch_digest(request),
             granted_s,
-            subscribed_ms: now_ms,
-            expires_ms: now_ms + u64::from(granted_s) * 1_000,
-            version: 0,
-            acked: 0,
-            told: 0,
             round: 0,
-            max_rate: wish.max_rate,
-            min_rate: wish.min_rate,
-            sent_ms: now_ms,
-            urgent_ms: 0,
-            refresh_ms: 0,
-            failures: 0,
+            subscribed_ms: now_ms,
             retry_ms: now_ms,
-            transaction: None,
-            set: None,
-        });
+            rates: 0,
+            set: SetProgress::default(),
+        };
+        let slots = self.slots.end();
+        let slot = self.slots.insert(subscription, details, dialog);
         if self.slots.end() > slots {
             self.cursor.grown();
         }
         let hop = self.enter_hop(hop, slot);
-        let subscription = self.slots.get_mut(slot);
-        subscription.hop = hop;
-        subscription.limit_rates(granted_s);
+        self.slots.get_mut(slot).hop = hop;
+        self.slots.set_rates(slot, wish.rates.limited(granted_s));
         *self.unproven.entry(network).or_default() += 1;
-        self.origins.insert(origin, slot);
         self.live += 1;
         self.counters.subscribed += 1;
         debug_assert_eq!(flow.transport.is_reliable(), flow.connection != 0);
@@ -264,7 +249,7 @@ impl Notifier {
             return Err(Refusal::of(481));
         }
         let event = Self::check_event(request)?;
-        if event.id.unwrap_or_default() != subscription.dialog.text(Text::EventId) {
+        if event.id.unwrap_or_default() != self.slots.dialog(slot).event_id {
             // RFC 6665 4.5.2: a notifier need not take a second subscription in a dialog.
             return Err(Refusal::because(403, "one subscription a dialog"));
         }
@@ -288,19 +273,20 @@ impl Notifier {
             self.counters.full += 1;
             return Err(Refusal::because(403, "too many distinct filters"));
         };
-        let in_parts = self.slots.get(slot).set.is_some();
+        let in_parts = self.slots.set(slot).is_some();
         self.refresh(now_ms, slot, request, &wish, interest);
         // RFC 5839 6.3: a condition that holds within a dialog is answered 204, and no NOTIFY follows; but a new target
         // has to prove itself, and who has but some parts of a document does not have the state.
         let no_notification = self.condition_holds(request, interest)
             && !in_parts
             && hop.is_none_or(|hop| hop == self.hops.flow(self.slots.get(slot).hop))
-            && self.slots.get(slot).flags.proven;
+            && self.slots.get(slot).flags.has(Flag::Proven);
         if let Some(hop) = hop {
             self.retarget(slot, hop, request);
         }
-        self.slots.get_mut(slot).flags.answered_204 = no_notification;
-        self.slots.get_mut(slot).flags.suppressed = no_notification;
+        let flags = &mut self.slots.get_mut(slot).flags;
+        flags.set(Flag::Answered204, no_notification);
+        flags.set(Flag::Suppressed, no_notification);
         let tag = self.handle(slot).tag(&self.key);
         self.accept(
             slot,
@@ -331,26 +317,27 @@ impl Notifier {
         if changed {
             // Another filter or format: no base that the subscriber holds, nor will what is outstanding give it one.
             subscription.acked = 0;
-            if let Some(transaction) = &mut subscription.transaction {
-                transaction.offer = Offer::Nothing;
-            }
         }
-        subscription.remote_cseq = request.cseq.number;
-        subscription.remote_branch = branch;
-        subscription.granted_s = wish.expires_s;
-        subscription.subscribed_ms = now_ms;
-        subscription.expires_ms = now_ms + u64::from(wish.expires_s) * 1_000;
-        subscription.max_rate = wish.max_rate;
-        subscription.min_rate = wish.min_rate;
-        subscription.limit_rates(wish.expires_s);
+        subscription.expires = Stamp::of(now_ms + u64::from(wish.expires_s) * 1_000);
+        subscription.renew(now_ms);
+        if changed && let Some(transaction) = self.slots.transaction_mut(slot) {
+            transaction.offer = Offer::Nothing;
+        }
+        let details = self.slots.details_mut(slot);
+        details.remote_cseq = request.cseq.number;
+        details.remote_branch = branch;
+        details.granted_s = wish.expires_s;
+        details.subscribed_ms = now_ms;
+        self.slots
+            .set_rates(slot, wish.rates.limited(wish.expires_s));
         if changed {
             self.leave_set(slot);
-        } else if self.slots.get(slot).set.is_some() && self.budget(slot) != budget {
+        } else if self.slots.set(slot).is_some() && self.budget(slot) != budget {
             // The head grew or shrank (rates): what was cut for the former one is begun anew.
             self.leave_set(slot);
-            let subscription = self.slots.get_mut(slot);
-            (subscription.owed, subscription.retry_ms) = (Owed::Full, now_ms);
-            if let Some(transaction) = &mut subscription.transaction {
+            self.slots.get_mut(slot).owed = Owed::Full;
+            self.slots.details_mut(slot).retry_ms = now_ms;
+            if let Some(transaction) = self.slots.transaction_mut(slot) {
                 transaction.offer = Offer::Nothing;
             }
         }
@@ -375,17 +362,17 @@ impl Notifier {
             };
         }
         if no_notification {
-            let subscription = self.slots.get_mut(slot);
-            subscription.retry_ms = subscription.retry_ms.max(subscription.allowed_ms());
+            let allowed_ms = self.slots.allowed_ms(slot, now_ms);
+            let details = self.slots.details_mut(slot);
+            details.retry_ms = details.retry_ms.max(allowed_ms);
             return self.arm(slot, now_ms);
         }
         if self.close_transaction(slot, now_ms, false).is_some() {
             self.counters.abandoned += 1;
         }
         self.leave_set(slot);
-        let subscription = self.slots.get_mut(slot);
-        subscription.owed = Owed::Full;
-        subscription.retry_ms = now_ms;
+        self.slots.get_mut(slot).owed = Owed::Full;
+        self.slots.details_mut(slot).retry_ms = now_ms;
         self.queue_first(slot);
     }
 
@@ -399,20 +386,20 @@ impl Notifier {
         out: &mut Outbox,
     ) -> Option<Result<(), Refusal>> {
         let branch = self.branch_digest(request);
-        let subscription = self.slots.get(slot);
-        match request.cseq.number.cmp(&subscription.remote_cseq) {
+        let details = self.slots.details(slot);
+        match request.cseq.number.cmp(&details.remote_cseq) {
             std::cmp::Ordering::Greater => None,
             // RFC 3261 12.2.2: a request out of order is answered 500.
             std::cmp::Ordering::Less => {
                 Some(Err(Refusal::because(500, "CSeq is older than the last")))
             }
             // RFC 3261 8.2.2.2: the same request by another path is answered 482.
-            std::cmp::Ordering::Equal if branch != subscription.remote_branch => {
+            std::cmp::Ordering::Equal if branch != details.remote_branch => {
                 Some(Err(Refusal::of(482)))
             }
             std::cmp::Ordering::Equal => {
                 self.counters.repeats += 1;
-                let status = if subscription.flags.answered_204 {
+                let status = if self.slots.get(slot).flags.has(Flag::Answered204) {
                     204
                 } else {
                     200
@@ -434,7 +421,7 @@ impl Notifier {
         status: u16,
         out: &mut Outbox,
     ) {
-        let granted_s = self.slots.get(slot).granted_s;
+        let granted_s = self.slots.details(slot).granted_s;
         let settings = self.settings.clone();
         let contact = settings.listeners[usize::from(flow.local)].contact(flow.transport);
         self.respond(flow, request, status, Some(tag), out, |response| {
@@ -445,9 +432,8 @@ impl Notifier {
     }
 
     fn same_dialog(&self, slot: u32, request: &Request<'_, '_>) -> bool {
-        let texts = self.slots.get(slot).dialog.texts();
-        texts[Text::CallId as usize] == request.call_id
-            && Some(texts[Text::RemoteTag as usize]) == request.from_tag()
+        let dialog = self.slots.dialog(slot);
+        dialog.call_id == request.call_id && Some(dialog.remote_tag) == request.from_tag()
     }
 
     fn branch_digest(&self, request: &Request<'_, '_>) -> u32 {
@@ -488,28 +474,11 @@ impl Notifier {
             format,
             filter,
             expires_s,
-            max_rate: event.max_rate,
-            min_rate: event.min_rate,
+            rates: Rates {
+                max: event.max_rate,
+                min: event.min_rate,
+            },
         })
-    }
-}
-
-impl Subscription {
-    /// RFC 6446 5.3: a max-rate that would let nothing through before the end is raised to one in that time; 6.3 wants
-    /// min-rate not above it.
-    pub(super) fn limit_rates(&mut self, expires_s: u32) {
-        let most_ms = u64::from(expires_s.max(1)) * 1_000;
-        if self
-            .max_rate
-            .is_some_and(|rate| rate.interval_ms() > most_ms)
-        {
-            self.max_rate = Some(Rate::from_interval_ms(most_ms));
-        }
-        if let (Some(most), Some(least)) = (self.max_rate, self.min_rate)
-            && least.interval_ms() < most.interval_ms()
-        {
-            self.min_rate = Some(most);
-        }
     }
 }
 
@@ -522,30 +491,29 @@ pub(super) fn entity_tag(tag: u64) -> [u8; 16] {
     text
 }
 
-fn new_dialog(
-    request: &Request<'_, '_>,
-    contact: &NameAddr<'_>,
-    routes: &[u8],
-    event: &Event<'_>,
+fn new_dialog<'a: 'd, 'd>(
+    request: &Request<'_, 'a>,
+    contact: &NameAddr<'a>,
+    routes: &'d [u8],
+    event: &Event<'a>,
     hop: Flow,
-) -> Result<Dialog, Refusal> {
-    let texts = [
-        request.call_id,
-        request.from_tag().unwrap_or_default(),
-        request.from.uri,
-        request.to.uri,
-        contact.uri,
+) -> Result<Dialog<'d>, Refusal> {
+    let dialog = Dialog {
+        call_id: request.call_id,
+        remote_tag: request.from_tag().unwrap_or_default(),
+        remote_uri: request.from.uri,
+        local_uri: request.to.uri,
+        target: contact.uri,
         routes,
-        event.id.unwrap_or_default(),
-    ];
-    let most = texts_most(hop.transport.is_reliable());
-    if texts.iter().map(|text| text.len()).sum::<usize>() > most {
+        event_id: event.id.unwrap_or_default(),
+    };
+    if dialog.len() > texts_most(hop.transport.is_reliable()) {
         return Err(Refusal::because(
             513,
             "identifiers and routes leave no room for a document",
         ));
     }
-    Ok(Dialog::new(texts))
+    Ok(dialog)
 }
 
 /// The filter in a SUBSCRIBE's body; an empty one shows everything.

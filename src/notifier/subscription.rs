@@ -1,20 +1,11 @@
-//! One subscription: its dialog, its NOTIFY transaction, what its subscriber knows, and when it is next due; and the
-//! slab of fixed chunks in which all of a shard's subscriptions stand. Knows no message and no view.
+//! One subscription: what each NOTIFY and each answer need of it, in one cache line, and the rest beside it. Knows no
+//! message and no view.
 
-use super::handle::Handle;
-use crate::sip::header::Rate;
+use super::arena::Piece;
+use super::stamp::{LONG_MS, Stamp};
+use super::transaction::{T1_MS, T4_MS};
 use crate::sip::write::Reason;
 
-const CHUNK: usize = 1024;
-
-/// RFC 3261 17.1.2.2: the estimate of the round trip.
-pub const T1_MS: u64 = 500;
-/// RFC 3261 17.1.2.2: retransmissions are at most this far apart.
-pub const T2_MS: u64 = 4_000;
-/// RFC 3261 17.1.2.2: the longest that a message stays in the network.
-pub const T4_MS: u64 = 5_000;
-/// Timer F: 64 * T1.
-pub const TIMER_F_MS: u64 = 64 * T1_MS;
 /// How long repeats of a SUBSCRIBE are recognised: Timer J, and as long as the last of them may be under way.
 pub const REPEATS_MS: u64 = 64 * T1_MS + T4_MS;
 /// A subscription is held this much longer than it says, and takes refreshes in that time.
@@ -22,20 +13,16 @@ pub const GRACE_MS: u64 = 32_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// Nobody's; the next free slot.
-    Free {
-        next: u32,
-    },
+    /// Nobody's.
+    Free,
     Active,
     /// The last NOTIFY is to be sent, or outstanding.
     Ending {
         reason: Reason,
-        retry_after_s: Option<u32>,
+        retry_after_s: Option<std::num::NonZeroU8>,
     },
     /// Ended, but repeats of its last SUBSCRIBE may still come (Timer J).
-    Gone {
-        until_ms: u64,
-    },
+    Gone,
 }
 
 /// What the next NOTIFY must carry, apart from changes.
@@ -48,358 +35,160 @@ pub enum Owed {
     Bodyless,
 }
 
-/// What a NOTIFY, once answered 2xx, has told the subscriber.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Offer {
-    /// The subscriber has this view.
-    View(u64),
-    /// One more part of a set, not the last.
-    Part,
-    /// No document: the next one is full.
-    Nothing,
-}
-
-/// An outstanding NOTIFY (RFC 3261 17.1.2): what is needed to send the same bytes again.
-#[derive(Debug, Clone, Copy)]
-pub struct Transaction {
-    /// The body's number, held; `None` without a body.
-    pub body: Option<u32>,
-    pub tag: u64,
-    pub expires_s: u32,
-    /// The rates as they were: a refresh answered 204 may change them while the NOTIFY is outstanding.
-    pub max_rate: Option<Rate>,
-    pub min_rate: Option<Rate>,
-    /// Subscription-State says `terminated`.
-    pub last: bool,
-    pub offer: Offer,
-    pub began_ms: u64,
-    /// When Timer E fires next; Timer F is decided then.
-    pub next_e_ms: u64,
-    /// How often Timer E fired.
-    pub fired: u8,
-    /// A provisional answer came: Timer E is T2 (17.1.2.2).
-    pub proceeding: bool,
-    /// Counts in the windows: sent less than T1 ago.
-    pub windowed: bool,
-}
-
 /// A set of parts in progress.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct SetProgress {
     pub set: u32,
     pub next: u32,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Flags {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flag {
     /// A NOTIFY was answered: the target wants them.
-    pub proven: bool,
+    Proven = 1,
     /// The last SUBSCRIBE was answered 204 (RFC 5839 6.3).
-    pub answered_204: bool,
+    Answered204 = 2,
     /// The condition of the last SUBSCRIBE holds: no periodic NOTIFY.
-    pub suppressed: bool,
+    Suppressed = 4,
     /// Stands in the queue of first NOTIFYs, of retransmissions, of what became due.
-    pub in_first: bool,
-    pub in_again: bool,
-    pub in_due: bool,
+    InFirst = 8,
+    InAgain = 16,
+    InDue = 32,
+    /// The subscriber asked for rates.
+    Rates = 64,
+    /// A set of parts is in progress.
+    Set = 128,
 }
 
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Flags(u8);
+
+impl Flags {
+    pub fn has(self, flag: Flag) -> bool {
+        self.0 & flag as u8 != 0
+    }
+
+    /// What it was before.
+    pub fn set(&mut self, flag: Flag, on: bool) -> bool {
+        let before = self.has(flag);
+        self.0 = self.0 & !(flag as u8) | (u8::from(on) * flag as u8);
+        before
+    }
+}
+
+/// What stands in the slots' transactions, where there is none.
+pub(super) const NO_TRANSACTION: u32 = u32::MAX;
+
+/// What each NOTIFY and each answer need.
 #[derive(Debug)]
+#[repr(align(64))]
 pub struct Subscription {
-    pub generation: u32,
-    pub phase: Phase,
-    pub flags: Flags,
-    pub owed: Owed,
-    pub interest: u16,
-    /// The listening address that speaks in this dialog.
-    pub listener: u16,
-    pub hop: u32,
-    /// The key under which the SUBSCRIBE that made it is found.
-    pub origin: u64,
-    pub dialog: Dialog,
+    pub(super) generation: u32,
     /// Our CSeq: that of the last NOTIFY.
     pub cseq: u32,
-    /// Their CSeq and a digest of their branch: those of the last SUBSCRIBE.
-    pub remote_cseq: u32,
-    pub remote_branch: u32,
-    pub granted_s: u32,
-    pub subscribed_ms: u64,
-    pub expires_ms: u64,
     /// Of the last document sent.
     pub version: u32,
+    /// In a free slot, the next free one.
+    pub hop: u32,
+    pub(super) transaction: u32,
+    pub(super) texts: Piece,
     /// The view that the subscriber is known to have; 0: none, the next document is full.
     pub acked: u64,
     /// The view up to which nothing is left to be told, provided the outstanding NOTIFY arrives.
     pub told: u64,
+    pub sent: Stamp,
+    /// When a change last passed the node's interval.
+    pub urgent: Stamp,
+    pub refresh: Stamp,
+    pub expires: Stamp,
+    pub interest: u16,
+    pub phase: Phase,
+    pub owed: Owed,
+    pub flags: Flags,
+    /// NOTIFYs failed in a row.
+    pub failures: u8,
+}
+
+const _: () = assert!(size_of::<Subscription>() == 64);
+
+/// The rest of a subscription.
+#[derive(Debug)]
+pub struct Details {
+    /// Their CSeq and a digest of their branch: those of the last SUBSCRIBE.
+    pub remote_cseq: u32,
+    pub remote_branch: u32,
+    pub granted_s: u32,
     /// Where the next round of a document too large for a datagram begins.
     pub round: u32,
-    /// The subscriber's `max-rate` and `min-rate` (RFC 6446).
-    pub max_rate: Option<Rate>,
-    pub min_rate: Option<Rate>,
-    pub sent_ms: u64,
-    /// When a change last passed the node's interval.
-    pub urgent_ms: u64,
-    pub refresh_ms: u64,
-    /// NOTIFYs failed in a row, and when to try again.
-    pub failures: u8,
+    pub subscribed_ms: u64,
+    /// When to try again what is owed.
     pub retry_ms: u64,
-    pub transaction: Option<Transaction>,
-    pub set: Option<SetProgress>,
+    /// The number of the rates, where the flag says that there are some.
+    pub(super) rates: u32,
+    /// Where the flag says that there is one.
+    pub(super) set: SetProgress,
 }
 
 impl Subscription {
-    /// When this subscription must be looked at, apart from changes of the view.
-    pub fn deadline_ms(&self, reliable: bool) -> Option<u64> {
-        let transaction = self.transaction.as_ref().map(|transaction| {
-            if reliable {
-                transaction.began_ms + TIMER_F_MS
-            } else if transaction.fired == 0 {
-                // The first Timer E waits in a queue of its own: the wheel need not come by for a NOTIFY answered.
-                transaction.next_e_ms.max(self.refresh_ms)
-            } else {
-                transaction.next_e_ms
-            }
-        });
-        match self.phase {
-            Phase::Free { .. } => None,
-            Phase::Gone { until_ms } => Some(until_ms),
-            Phase::Ending { .. } => transaction,
-            Phase::Active => {
-                let end = self.expires_ms + GRACE_MS;
-                let next = match transaction {
-                    Some(deadline) => deadline,
-                    None if self.owed != Owed::Nothing => self.retry_ms,
-                    None => self.refresh_ms,
-                };
-                Some(end.min(next))
-            }
+    /// A new one, active and owed the full state.
+    pub fn new(now_ms: u64, granted_s: u32, interest: u16) -> Self {
+        Subscription {
+            generation: 1,
+            cseq: 0,
+            version: 0,
+            hop: 0,
+            transaction: NO_TRANSACTION,
+            texts: Piece::NONE,
+            acked: 0,
+            told: 0,
+            sent: Stamp::of(now_ms),
+            urgent: Stamp::long_ago(now_ms),
+            refresh: Stamp::of(now_ms),
+            expires: Stamp::of(now_ms + u64::from(granted_s) * 1_000),
+            interest,
+            phase: Phase::Active,
+            owed: Owed::Full,
+            flags: Flags::default(),
+            failures: 0,
         }
     }
 
-    /// RFC 6446 5.2: the subscriber's max-rate lets no NOTIFY out before, except after a SUBSCRIBE and at the end.
-    pub fn allowed_ms(&self) -> u64 {
-        self.max_rate
-            .map_or(0, |rate| self.sent_ms + rate.interval_ms())
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// A NOTIFY is outstanding.
+    pub fn is_outstanding(&self) -> bool {
+        self.transaction != NO_TRANSACTION
+    }
+
+    pub fn ends(&self) -> bool {
+        matches!(self.phase, Phase::Ending { .. })
+    }
+
+    /// Idle, proven, and owed nothing else: changes are told as they come (until the first NOTIFY was answered, a
+    /// subscription gets no fan-out).
+    pub fn waits_for_change(&self) -> bool {
+        !self.is_outstanding()
+            && self.owed == Owed::Nothing
+            && self.flags.has(Flag::Proven)
+            && !self.flags.has(Flag::Set)
     }
 
     /// RFC 6665 4.2.2: what remains, never 0 while active.
     pub fn remaining_s(&self, now_ms: u64) -> u32 {
-        let remaining = self.expires_ms.saturating_sub(now_ms).div_ceil(1_000);
-        u32::try_from(remaining).expect("at most an hour").max(1)
+        let remaining_ms = self.expires.ms(now_ms).saturating_sub(now_ms);
+        u32::try_from(remaining_ms.div_ceil(1_000))
+            .expect("at most a day")
+            .max(1)
     }
-}
 
-impl Transaction {
-    /// Timer E after it fired (RFC 3261 17.1.2.2: 500 ms, 1 s, 2 s, 4 s, 4 s, ...; T2 in Proceeding).
-    pub fn next_interval_ms(&self) -> u64 {
-        if self.proceeding {
-            T2_MS
-        } else {
-            (T1_MS << self.fired.min(3)).min(T2_MS)
+    /// Times so long past that they matter no more are kept near.
+    pub fn renew(&mut self, now_ms: u64) {
+        for time in [&mut self.sent, &mut self.urgent] {
+            if time.ms(now_ms) + LONG_MS < now_ms {
+                *time = Stamp::long_ago(now_ms);
+            }
         }
-    }
-}
-
-/// The texts of a dialog in one piece: each behind its length.
-#[derive(Debug, Clone, Default)]
-pub struct Dialog(Box<[u8]>);
-
-/// The places of those texts of a dialog that are asked for singly; between them stand the remote and the local URI.
-#[derive(Debug, Clone, Copy)]
-pub enum Text {
-    CallId = 0,
-    RemoteTag = 1,
-    /// The remote target: Request-URI of our requests, unless the first route is strict.
-    Target = 4,
-    /// The Route header field's value, empty without a route set.
-    Routes = 5,
-    EventId = 6,
-}
-
-const TEXTS: usize = 7;
-
-/// Identifiers and routes longer than this leave no room for a document of one server in a datagram of 1,300 bytes; on a
-/// connection more may be kept.
-pub fn texts_most(reliable: bool) -> usize {
-    if reliable { 16_384 } else { 450 }
-}
-
-impl Dialog {
-    /// Call-ID, remote tag, remote URI, local URI, remote target, route set, event id.
-    pub fn new(texts: [&[u8]; TEXTS]) -> Self {
-        let mut piece = Vec::with_capacity(texts.iter().map(|text| text.len() + 2).sum());
-        for text in texts {
-            let len = u16::try_from(text.len())
-                .expect("a text is part of a datagram or a framed message of 64 KiB");
-            piece.extend_from_slice(&len.to_le_bytes());
-            piece.extend_from_slice(text);
-        }
-        Dialog(piece.into_boxed_slice())
-    }
-
-    pub fn text(&self, which: Text) -> &[u8] {
-        self.texts()[which as usize]
-    }
-
-    pub fn texts(&self) -> [&[u8]; TEXTS] {
-        let mut rest = &self.0[..];
-        std::array::from_fn(|_| {
-            let Some((len, after)) = rest.split_first_chunk::<2>() else {
-                return &rest[..0];
-            };
-            let (text, after) = after.split_at(usize::from(u16::from_le_bytes(*len)));
-            rest = after;
-            text
-        })
-    }
-
-    /// Whether another remote target keeps the texts within their bound.
-    pub fn has_room_for(&self, target: &[u8], reliable: bool) -> bool {
-        let texts = self.texts();
-        let others =
-            texts.iter().map(|text| text.len()).sum::<usize>() - texts[Text::Target as usize].len();
-        others + target.len() <= texts_most(reliable)
-    }
-
-    /// The same dialog with another remote target (RFC 3261 12.2: a target refresh).
-    pub fn with_target(&self, target: &[u8]) -> Dialog {
-        let mut texts = self.texts();
-        texts[Text::Target as usize] = target;
-        Dialog::new(texts)
-    }
-}
-
-/// All subscriptions of a shard. Chunks, so that growth never copies.
-#[derive(Debug)]
-pub struct Slots {
-    chunks: Vec<Vec<Subscription>>,
-    len: u32,
-    free: u32,
-    taken: usize,
-}
-
-const NONE: u32 = u32::MAX;
-
-impl Slots {
-    pub fn new() -> Self {
-        Slots {
-            chunks: Vec::new(),
-            len: 0,
-            free: NONE,
-            taken: 0,
-        }
-    }
-
-    /// Slots in use, those of ended subscriptions that linger included.
-    pub fn taken(&self) -> usize {
-        self.taken
-    }
-
-    /// One more than the highest slot ever used.
-    pub fn end(&self) -> u32 {
-        self.len
-    }
-
-    /// Puts a subscription into a free slot, with that slot's next generation.
-    pub fn insert(&mut self, mut subscription: Subscription) -> u32 {
-        self.taken += 1;
-        if self.free != NONE {
-            let slot = self.free;
-            let place = self.get_mut(slot);
-            let Phase::Free { next } = place.phase else {
-                unreachable!("the free list holds free slots")
-            };
-            subscription.generation = Handle::next_generation(place.generation);
-            *place = subscription;
-            self.free = next;
-            return slot;
-        }
-        if (self.len as usize).is_multiple_of(CHUNK) {
-            self.chunks.push(Vec::with_capacity(CHUNK));
-        }
-        self.chunks
-            .last_mut()
-            .expect("a chunk with room")
-            .push(subscription);
-        self.len += 1;
-        self.len - 1
-    }
-
-    pub fn remove(&mut self, slot: u32) {
-        let next = self.free;
-        let subscription = self.get_mut(slot);
-        subscription.phase = Phase::Free { next };
-        subscription.dialog = Dialog::default();
-        self.free = slot;
-        self.taken -= 1;
-    }
-
-    pub fn get(&self, slot: u32) -> &Subscription {
-        &self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
-    }
-
-    pub fn get_mut(&mut self, slot: u32) -> &mut Subscription {
-        &mut self.chunks[slot as usize / CHUNK][slot as usize % CHUNK]
-    }
-
-    /// The subscription that a handle names, ended ones that linger included.
-    pub fn find(&self, handle: Handle) -> Option<&Subscription> {
-        let subscription = (handle.slot < self.len).then(|| self.get(handle.slot))?;
-        let free = matches!(subscription.phase, Phase::Free { .. });
-        (!free && subscription.generation == handle.generation).then_some(subscription)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_dialog_gives_back_its_texts() {
-        let texts: [&[u8]; TEXTS] = [
-            b"call",
-            b"",
-            b"sip:a@b",
-            b"sip:c",
-            b"sip:d",
-            b"<sip:r;lr>",
-            b"7",
-        ];
-        let dialog = Dialog::new(texts);
-        assert_eq!(dialog.texts(), texts);
-        let moved = dialog.with_target(b"sip:elsewhere");
-        assert_eq!(moved.text(Text::Target), b"sip:elsewhere");
-        assert_eq!(moved.text(Text::EventId), b"7");
-        assert_eq!(Dialog::default().text(Text::CallId), b"");
-    }
-
-    #[test]
-    fn timer_e_doubles_to_four_seconds_and_stays() {
-        let mut transaction = Transaction {
-            body: None,
-            tag: 0,
-            expires_s: 1,
-            max_rate: None,
-            min_rate: None,
-            last: false,
-            offer: Offer::Nothing,
-            began_ms: 0,
-            next_e_ms: T1_MS,
-            fired: 0,
-            proceeding: false,
-            windowed: true,
-        };
-        let mut sends = vec![0];
-        while transaction.next_e_ms < TIMER_F_MS {
-            sends.push(transaction.next_e_ms);
-            transaction.fired += 1;
-            transaction.next_e_ms += transaction.next_interval_ms();
-        }
-        assert_eq!(
-            sends,
-            [
-                0, 500, 1500, 3500, 7500, 11500, 15500, 19500, 23500, 27500, 31500
-            ]
-        );
     }
 }

@@ -4,20 +4,34 @@
 //! A deadline beyond one lap waits in its slot and is put off when the wheel comes by. Moving a deadline back costs
 //! nothing until then; moving it forward relinks.
 
+use super::chunks::Chunks;
+
 /// Milliseconds a slot of the wheel spans. Periodic NOTIFYs leave together in such slots: a wake-up for each of them
 /// would cost four times the CPU.
 pub const SLOT_MS: u64 = 10;
 const SLOTS: usize = 8192;
 const NONE: u32 = u32::MAX;
+/// Stands in `previous` while an entry is not armed.
+const UNARMED: u32 = u32::MAX - 1;
 
 #[derive(Debug, Clone, Copy)]
 struct Link {
     previous: u32,
     next: u32,
-    /// Index of the wheel's slot, `NONE` while not armed.
-    place: u32,
     /// Deadline for which the entry is armed, in slots of the wheel since time 0; it goes round after 497 days.
     due: u32,
+}
+
+impl Link {
+    const OFF: Link = Link {
+        previous: UNARMED,
+        next: NONE,
+        due: 0,
+    };
+
+    fn is_armed(&self) -> bool {
+        self.previous != UNARMED
+    }
 }
 
 /// Whether a deadline is not after another; both at most half a round apart.
@@ -25,16 +39,9 @@ fn at_or_before(due: u32, other: u64) -> bool {
     due.wrapping_sub(other as u32).cast_signed() <= 0
 }
 
-const UNARMED: Link = Link {
-    previous: NONE,
-    next: NONE,
-    place: NONE,
-    due: 0,
-};
-
 #[derive(Debug)]
 pub struct Wheel {
-    links: Vec<Link>,
+    links: Chunks<Link>,
     heads: Box<[u32]>,
     occupied: Box<[u64]>,
     /// The first slot of time that has not been swept.
@@ -44,7 +51,7 @@ pub struct Wheel {
 impl Wheel {
     pub fn new(now_ms: u64) -> Self {
         Wheel {
-            links: Vec::new(),
+            links: Chunks::new(),
             heads: vec![NONE; SLOTS].into_boxed_slice(),
             occupied: vec![0; SLOTS / 64].into_boxed_slice(),
             swept: now_ms / SLOT_MS,
@@ -55,12 +62,12 @@ impl Wheel {
     /// entry then comes up early, and its owner arms it anew.
     pub fn arm(&mut self, entry: u32, due_ms: u64) {
         let due = due_ms.div_ceil(SLOT_MS).max(self.swept);
-        let index = entry as usize;
-        if index >= self.links.len() {
-            self.links.resize(index + 1, UNARMED);
+        while self.links.len() <= entry {
+            self.links.push(Link::OFF);
         }
-        if self.links[index].place != NONE {
-            if at_or_before(self.links[index].due, due) {
+        let link = &self.links[entry];
+        if link.is_armed() {
+            if at_or_before(link.due, due) {
                 return;
             }
             self.disarm(entry);
@@ -69,29 +76,21 @@ impl Wheel {
     }
 
     pub fn disarm(&mut self, entry: u32) {
-        let Some(&Link {
-            previous,
-            next,
-            place,
-            ..
-        }) = self.links.get(entry as usize)
-        else {
+        let Some(&link) = self.links.get(entry).filter(|link| link.is_armed()) else {
             return;
         };
-        if place == NONE {
-            return;
+        let place = link.due as usize % SLOTS;
+        match link.previous {
+            NONE => self.heads[place] = link.next,
+            previous => self.links[previous].next = link.next,
         }
-        match previous {
-            NONE => self.heads[place as usize] = next,
-            previous => self.links[previous as usize].next = next,
+        if link.next != NONE {
+            self.links[link.next].previous = link.previous;
         }
-        if next != NONE {
-            self.links[next as usize].previous = previous;
+        if self.heads[place] == NONE {
+            self.occupied[place / 64] &= !(1 << (place % 64));
         }
-        if self.heads[place as usize] == NONE {
-            self.occupied[place as usize / 64] &= !(1 << (place % 64));
-        }
-        self.links[entry as usize] = UNARMED;
+        self.links[entry] = Link::OFF;
     }
 
     /// Takes out one entry that is due at `now_ms`.
@@ -101,7 +100,7 @@ impl Wheel {
             let place = self.swept as usize % SLOTS;
             let mut entry = self.heads[place];
             while entry != NONE {
-                let link = self.links[entry as usize];
+                let link = self.links[entry];
                 if at_or_before(link.due, now) {
                     self.disarm(entry);
                     return Some(entry);
@@ -125,12 +124,11 @@ impl Wheel {
         let place = due as usize % SLOTS;
         let next = self.heads[place];
         if next != NONE {
-            self.links[next as usize].previous = entry;
+            self.links[next].previous = entry;
         }
-        self.links[entry as usize] = Link {
+        self.links[entry] = Link {
             previous: NONE,
             next,
-            place: place as u32,
             due,
         };
         self.heads[place] = entry;

@@ -12,7 +12,8 @@ use fanfare::sip::request::Request;
 use fanfare::sip::scan::{Elements, Frame, Message, Name, ScanError, Start, frame, scan};
 use fanfare::sip::uri::{Host, SipUri};
 use fanfare::sip::write::{
-    Notify, Responder, SubscriptionState, Unanswerable, push_line, push_route_set,
+    NO_CONTENT, Notify, Responder, SubscriptionState, Unanswerable, notify_contact, notify_via,
+    push_line, push_route_set,
 };
 use rand::rngs::SmallRng;
 use rand::seq::IndexedRandom;
@@ -239,8 +240,7 @@ fn notify(request: &Request<'_, '_>) {
     let target = request.contact.map_or(request.uri, |contact| contact.uri);
     let notify = Notify {
         target,
-        transport_name: "UDP",
-        sent_by: b"192.0.2.1",
+        via: &notify_via("UDP", "192.0.2.1"),
         branch: b"z9hG4bK1",
         routes: &routes,
         from_uri: request.to.uri,
@@ -254,9 +254,8 @@ fn notify(request: &Request<'_, '_>) {
         max_rate: request.event.and_then(|event| event.max_rate),
         min_rate: request.event.and_then(|event| event.min_rate),
         etag: b"e",
-        contact: b"<sip:192.0.2.1>",
-        content_type: None,
-        content_length: 0,
+        contact: &notify_contact("<sip:192.0.2.1>"),
+        content: NO_CONTENT,
     };
     let mut out = Vec::new();
     notify.write(&mut out);

@@ -25,8 +25,7 @@ pub const OK: &[u8] = b"SIP/2.0 200 OK\r\n\
 
 pub const NOTIFY: Notify<'static> = Notify {
     target: b"sip:entity0000042-registered@127.1.2.3;transport=udp",
-    transport_name: "UDP",
-    sent_by: b"127.0.0.1:5060",
+    via: b" SIP/2.0\r\nVia: SIP/2.0/UDP 127.0.0.1:5060;branch=",
     branch: b"z9hG4bK000000010000017g5o3r20000004",
     routes: b"",
     from_uri: b"sip:example.com",
@@ -40,7 +39,6 @@ pub const NOTIFY: Notify<'static> = Notify {
     max_rate: None,
     min_rate: None,
     etag: b"6661727331797537",
-    contact: b"<sip:127.0.0.1:5060;gr=fanfare>",
-    content_type: Some("application/serverinfo+xml"),
-    content_length: 741,
+    contact: b" NOTIFY\r\nContact: <sip:127.0.0.1:5060;gr=fanfare>\r\nEvent: SIPserver",
+    content: b"\r\nContent-Type: application/serverinfo+xml\r\nContent-Length: 741\r\n\r\n",
 };

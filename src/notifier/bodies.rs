@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::info::{Body, Projection};
+use crate::sip::write::{NO_CONTENT, notify_content};
 
 /// What a body shows of an interest's view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -33,6 +34,8 @@ pub struct Rendered {
     key: BodyKey,
     /// `None`: there is nothing to tell.
     pub body: Option<Body>,
+    /// The end of the head of every NOTIFY with this body.
+    pub content: Box<[u8]>,
     /// For `Show::Round`: where the next round begins.
     pub next: u32,
     users: u32,
@@ -68,9 +71,14 @@ impl Bodies {
     pub fn keep(&mut self, key: BodyKey, body: Option<Body>, next: u32) -> u32 {
         self.bytes += body.as_ref().map_or(0, Body::len);
         self.rendered += 1;
+        let content = body.as_ref().map_or_else(
+            || NO_CONTENT.into(),
+            |body| notify_content(body.format().content_type(), body.len()),
+        );
         let rendered = Some(Rendered {
             key,
             body,
+            content,
             next,
             users: 0,
             age: self.rendered,

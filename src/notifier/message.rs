@@ -8,7 +8,7 @@ use super::subscription::{Phase, Subscription};
 use super::target::strict_routing;
 use super::transaction::{Rates, Transaction};
 use super::{Effect, Notifier, Outbox};
-use crate::sip::write::{Notify, SubscriptionState};
+use crate::sip::write::{NO_CONTENT, Notify, SubscriptionState};
 use crate::wire::{Datagram, Transport};
 
 /// Bytes of a NOTIFY's head that every one has, with a document of at most 9,999 bytes; every head written is held to it
@@ -26,12 +26,10 @@ impl Notifier {
             return;
         };
         let flow = self.hops.flow(subscription.hop);
-        let body = transaction.body.map(|body| {
-            self.bodies
-                .get(body)
-                .body
-                .as_ref()
-                .expect("a NOTIFY holds a document")
+        let rendered = transaction.body.map(|body| self.bodies.get(body));
+        let body = rendered.map(|rendered| {
+            let body = rendered.body.as_ref();
+            body.expect("a NOTIFY holds a document")
         });
         let settings = &self.settings;
         let listener = &settings.listeners[usize::from(flow.local)];
@@ -51,8 +49,7 @@ impl Notifier {
         let etag = entity_tag(transaction.tag);
         let notify = Notify {
             target,
-            transport_name: flow.transport.via_name(),
-            sent_by: &listener.sent_by,
+            via: listener.notify_via(flow.transport),
             branch: &branch,
             routes,
             from_uri: dialog.local_uri,
@@ -66,9 +63,8 @@ impl Notifier {
             max_rate: transaction.rates.max,
             min_rate: transaction.rates.min,
             etag: &etag,
-            contact: listener.contact(flow.transport),
-            content_type: body.map(|body| body.format().content_type()),
-            content_length: body.map_or(0, |body| body.len()),
+            contact: listener.notify_contact(flow.transport),
+            content: rendered.map_or(NO_CONTENT, |rendered| &rendered.content),
         };
         let version = subscription.version;
         let fill = |datagram: &mut Datagram| {
@@ -140,7 +136,7 @@ mod tests {
     use super::super::handle::{Handle, HandleKey};
     use super::*;
     use crate::sip::header::Rate;
-    use crate::sip::write::Reason;
+    use crate::sip::write::{Reason, notify_contact, notify_content, notify_via};
 
     fn head_len(state: SubscriptionState, rate: Option<Rate>) -> usize {
         let key = HandleKey([0; 16]);
@@ -151,8 +147,7 @@ mod tests {
         };
         let notify = Notify {
             target: b"",
-            transport_name: "UDP",
-            sent_by: b"",
+            via: &notify_via("UDP", ""),
             branch: &handle.branch(u32::MAX, &key),
             routes: b"",
             from_uri: b"",
@@ -166,9 +161,8 @@ mod tests {
             max_rate: rate,
             min_rate: rate,
             etag: &entity_tag(u64::MAX),
-            contact: b"",
-            content_type: Some("application/serverinfo+json"),
-            content_length: 9_999,
+            contact: &notify_contact(""),
+            content: &notify_content("application/serverinfo+json", 9_999),
         };
         let mut head = Vec::new();
         notify.write(&mut head);

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::sip::write::{notify_contact, notify_via};
 use crate::wire::Transport;
 
 /// A listening address as it stands in Via and Contact.
@@ -13,28 +14,57 @@ pub struct Listener {
     pub address: SocketAddr,
     /// `sent-by` of our Via header fields.
     pub sent_by: Box<[u8]>,
-    contact_udp: Box<[u8]>,
-    contact_tcp: Box<[u8]>,
+    udp: Spoken,
+    tcp: Spoken,
+}
+
+/// What a listening address says of itself over one transport.
+#[derive(Debug, Clone)]
+struct Spoken {
+    contact: Box<[u8]>,
+    notify_via: Box<[u8]>,
+    notify_contact: Box<[u8]>,
 }
 
 impl Listener {
     /// `instance` makes our Contact a GRUU (RFC 6665 4.5.1: notifiers must use one): an address that names this very
     /// process and no other.
     pub fn new(address: SocketAddr, instance: &str) -> Self {
+        let sent_by = address.to_string();
+        let spoken = |transport: Transport, parameter: &str| {
+            let contact = format!("<sip:{address}{parameter};gr={instance}>");
+            Spoken {
+                notify_via: notify_via(transport.via_name(), &sent_by),
+                notify_contact: notify_contact(&contact),
+                contact: contact.into_bytes().into(),
+            }
+        };
         Listener {
             address,
-            sent_by: address.to_string().into_bytes().into(),
-            contact_udp: format!("<sip:{address};gr={instance}>").into_bytes().into(),
-            contact_tcp: format!("<sip:{address};transport=tcp;gr={instance}>")
-                .into_bytes()
-                .into(),
+            udp: spoken(Transport::Udp, ""),
+            tcp: spoken(Transport::Tcp, ";transport=tcp"),
+            sent_by: sent_by.into_bytes().into(),
         }
     }
 
     pub fn contact(&self, transport: Transport) -> &[u8] {
+        &self.spoken(transport).contact
+    }
+
+    /// What its NOTIFYs have before their branch.
+    pub fn notify_via(&self, transport: Transport) -> &[u8] {
+        &self.spoken(transport).notify_via
+    }
+
+    /// What its NOTIFYs have after their CSeq.
+    pub fn notify_contact(&self, transport: Transport) -> &[u8] {
+        &self.spoken(transport).notify_contact
+    }
+
+    fn spoken(&self, transport: Transport) -> &Spoken {
         match transport {
-            Transport::Udp => &self.contact_udp,
-            Transport::Tcp => &self.contact_tcp,
+            Transport::Udp => &self.udp,
+            Transport::Tcp => &self.tcp,
         }
     }
 }

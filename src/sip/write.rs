@@ -59,9 +59,8 @@ pub enum SubscriptionState {
 pub struct Notify<'a> {
     /// The Request-URI: the peer's Contact, or what strict routing makes of it (RFC 3261 12.2.1.1).
     pub target: &'a [u8],
-    /// As it stands in a Via header field.
-    pub transport_name: &'static str,
-    pub sent_by: &'a [u8],
+    /// Of `notify_via`.
+    pub via: &'a [u8],
     /// With the magic cookie.
     pub branch: &'a [u8],
     /// The route set, comma-separated; empty: none.
@@ -78,59 +77,67 @@ pub struct Notify<'a> {
     pub max_rate: Option<Rate>,
     pub min_rate: Option<Rate>,
     pub etag: &'a [u8],
-    /// The whole value of our Contact.
+    /// Of `notify_contact`.
     pub contact: &'a [u8],
-    pub content_type: Option<&'static str>,
-    /// In bytes.
-    pub content_length: usize,
+    /// Of `notify_content`.
+    pub content: &'a [u8],
 }
+
+/// What every NOTIFY of one listening address has between its Request-URI and its branch.
+pub fn notify_via(transport_name: &str, sent_by: &str) -> Box<[u8]> {
+    format!(" SIP/2.0\r\nVia: SIP/2.0/{transport_name} {sent_by};branch=")
+        .into_bytes()
+        .into()
+}
+
+/// What every NOTIFY of one listening address has between its CSeq's number and the parameters of its Event; `contact` is
+/// the whole value of our Contact.
+pub fn notify_contact(contact: &str) -> Box<[u8]> {
+    format!(" NOTIFY\r\nContact: {contact}\r\nEvent: {EVENT_PACKAGE}")
+        .into_bytes()
+        .into()
+}
+
+/// What every NOTIFY with one document has from its entity-tag to the end of its head.
+pub fn notify_content(content_type: &str, length: usize) -> Box<[u8]> {
+    format!("\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n")
+        .into_bytes()
+        .into()
+}
+
+/// The same of a NOTIFY without a document.
+pub const NO_CONTENT: &[u8] = b"\r\nContent-Length: 0\r\n\r\n";
 
 impl Notify<'_> {
     /// Appends the head, the empty line included. `branch` stands right after sent-by, where a socket filter finds
     /// it; CSeq and `expires` do not change the length.
     pub fn write(&self, out: &mut Vec<u8>) {
-        push(
-            out,
-            &[b"NOTIFY ", self.target, b" SIP/2.0\r\nVia: SIP/2.0/"],
-        );
-        push(out, &[self.transport_name.as_bytes(), b" ", self.sent_by]);
-        push(
-            out,
-            &[b";branch=", self.branch, b";rport\r\nMax-Forwards: 70\r\n"],
-        );
+        push(out, &[b"NOTIFY ", self.target, self.via, self.branch]);
+        out.extend_from_slice(b";rport\r\nMax-Forwards: 70\r\n");
         if !self.routes.is_empty() {
             push(out, &[b"Route: ", self.routes, b"\r\n"]);
         }
-        push(out, &[b"From: <", self.from_uri, b">"]);
-        push_tag(out, self.from_tag);
+        push(out, &[b"From: <", self.from_uri, b">;tag=", self.from_tag]);
         push(out, &[b"\r\nTo: <", self.to_uri, b">"]);
         push_tag(out, self.to_tag);
         push(out, &[b"\r\nCall-ID: ", self.call_id, b"\r\nCSeq: "]);
         push_padding(out, self.cseq);
         push_number(out, self.cseq.into());
-        push(
-            out,
-            &[b" NOTIFY\r\nContact: ", self.contact, b"\r\nEvent: "],
-        );
-        out.extend_from_slice(EVENT_PACKAGE.as_bytes());
+        out.extend_from_slice(self.contact);
         if let Some(id) = self.event_id {
             push(out, &[b";id=", id]);
         }
         out.extend_from_slice(b"\r\nSubscription-State: ");
         self.push_state(out);
-        push(out, &[b"\r\nSIP-ETag: ", self.etag, b"\r\n"]);
-        if let Some(content_type) = self.content_type {
-            push(out, &[b"Content-Type: ", content_type.as_bytes(), b"\r\n"]);
-        }
-        out.extend_from_slice(b"Content-Length: ");
-        push_number(out, self.content_length as u64);
-        out.extend_from_slice(b"\r\n\r\n");
+        push(out, &[b"\r\nSIP-ETag: ", self.etag, self.content]);
     }
 
     fn push_state(&self, out: &mut Vec<u8>) {
         match self.state {
-            SubscriptionState::Active { expires } => push_running(out, b"active", expires),
-            SubscriptionState::Pending { expires } => push_running(out, b"pending", expires),
+            SubscriptionState::Active { expires } => push_running(out, b"active;expires=", expires),
+            SubscriptionState::Pending { expires } => {
+                push_running(out, b"pending;expires=", expires)
+            }
             SubscriptionState::Terminated {
                 reason,
                 retry_after,
@@ -153,7 +160,7 @@ impl Notify<'_> {
 
 fn push_running(out: &mut Vec<u8>, state: &[u8], expires: u32) {
     push_padding(out, expires);
-    push(out, &[state, b";expires="]);
+    out.extend_from_slice(state);
     push_number(out, expires.into());
 }
 
@@ -438,8 +445,7 @@ mod tests {
     fn notify() -> Notify<'static> {
         Notify {
             target: b"sip:a@192.0.2.1",
-            transport_name: "UDP",
-            sent_by: b"192.0.2.9:5060",
+            via: b" SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.9:5060;branch=",
             branch: b"z9hG4bKb",
             routes: b"<sip:p1;lr>, <sip:p2;lr>",
             from_uri: b"sip:e.example",
@@ -453,10 +459,18 @@ mod tests {
             max_rate: Some(Rate::from_interval_ms(2_000)),
             min_rate: None,
             etag: b"e1",
-            contact: b"<sip:192.0.2.9;gr=x>",
-            content_type: Some("application/serverinfo+xml"),
-            content_length: 12,
+            contact: b" NOTIFY\r\nContact: <sip:192.0.2.9;gr=x>\r\nEvent: SIPserver",
+            content: b"\r\nContent-Type: application/serverinfo+xml\r\nContent-Length: 12\r\n\r\n",
         }
+    }
+
+    #[test]
+    fn what_is_the_same_in_many_notifys_is_written_once() {
+        let notify = notify();
+        assert_eq!(&*notify_via("UDP", "192.0.2.9:5060"), notify.via);
+        assert_eq!(&*notify_contact("<sip:192.0.2.9;gr=x>"), notify.contact);
+        let content = notify_content("application/serverinfo+xml", 12);
+        assert_eq!(&*content, notify.content);
     }
 
     fn text(notify: &Notify<'_>) -> String {
@@ -490,7 +504,7 @@ mod tests {
     #[test]
     fn a_terminated_subscription_has_a_reason_and_no_expires() {
         let mut last = notify();
-        last.content_type = None;
+        last.content = NO_CONTENT;
         last.state = SubscriptionState::Terminated {
             reason: Reason::Probation,
             retry_after: Some(5),

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # shellcheck disable=SC2034 # what is set here is read by those who source it
 # What the measuring scripts share; sourced, from the root of the repository. Servers run on core 0, loadgen on core 1.
-# After a start_ function: server is the process to end, pids all its processes, address where it listens.
+# After a start_ function: server is the process to end, address where it listens.
 
-server='' pids='' address='' log=''
+server='' address='' log=''
 trap 'stop' EXIT
 
 # new_folder WHERE WHAT COMMAND: a dated folder, with the machine; sets folder.
@@ -45,6 +45,9 @@ free_port() {
     echo "$port"
 }
 
+# Whether somebody has this UDP port.
+has_udp() { grep -qi "$(printf ':%04X ' "$1")" /proc/net/udp; }
+
 # until_ready COMMAND...: waits until the command succeeds; fails with the server's log when the server ends, or after 20 s.
 until_ready() {
     local tries
@@ -65,7 +68,7 @@ start_fanfare() {
     shift
     ready=$(mktemp)
     NO_COLOR=1 taskset -c 0 target/release/fanfare serve --shards 1 --listen 127.0.0.1:0 "$@" >"$ready" 2>"$log" &
-    server=$! pids=$!
+    server=$!
     until_ready grep '^fanfare ready' "$ready"
     address=$(sed -n 's/^fanfare ready udp=\([^ ,]*\).*/\1/p' "$ready")
     rm "$ready"
@@ -76,7 +79,7 @@ start_server() {
     log=$folder/$1.log
     shift
     taskset -c 0 "$@" >"$log" 2>&1 &
-    server=$! pids=$!
+    server=$!
 }
 
 # Ends the server, if there is one.
@@ -87,16 +90,19 @@ stop() {
     wait "$ended" 2>/dev/null || true
 }
 
+# The server and those that it has started.
+processes() { echo "$server"; pgrep -P "$server" || true; }
+
 # CPU time of all processes of the server, in nanoseconds.
 cpu_ns() {
     local pid
-    for pid in $pids; do cat "/proc/$pid/task/"*/schedstat; done | awk '{ sum += $1 } END { printf "%.0f", sum }'
+    for pid in $(processes); do cat "/proc/$pid/task/"*/schedstat; done | awk '{ sum += $1 } END { printf "%.0f", sum }'
 }
 
 # Memory of all processes of the server in KiB; what they share is counted once.
 memory_kb() {
     local pid
-    for pid in $pids; do cat "/proc/$pid/smaps_rollup"; done | awk '/^Pss:/ { sum += $2 } END { print sum + 0 }'
+    for pid in $(processes); do cat "/proc/$pid/smaps_rollup"; done | awk '/^Pss:/ { sum += $2 } END { print sum + 0 }'
 }
 
 # The counter of this name in the last line of them in a node's log.

@@ -19,7 +19,7 @@ use clap::Parser;
 
 use crate::plan::{Flags, Plan};
 use crate::report::Progress;
-use crate::swarm::{Failure, Swarm};
+use crate::swarm::Failure;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 
 /// Whether all was right.
 fn run(plan: &Plan) -> Result<bool, Failure> {
-    let report = Swarm::new(plan, Progress::new())?.run()?;
+    let report = swarm::run(plan, Progress::new())?;
     report
         .write(plan.json.as_deref())
         .map_err(Failure::Report)?;

@@ -109,6 +109,8 @@ pub struct Reader {
     prefix: String,
     known: Vec<Known>,
     newest: usize,
+    /// Where in `known` the last document was found.
+    last: usize,
     parsed: u64,
 }
 
@@ -121,6 +123,7 @@ impl Reader {
             prefix,
             known: Vec::new(),
             newest: 0,
+            last: 0,
             parsed: 0,
         }
     }
@@ -133,15 +136,18 @@ impl Reader {
     /// The document in `body` and the version of this copy.
     pub fn read(&mut self, body: &[u8]) -> Result<(Rc<Document>, u32), Malformed> {
         let width = self.format.version_width();
-        let count = self.known.len();
-        let found = (0..count)
-            .map(|step| (self.newest + count - step) % count)
-            .find(|&at| self.known[at].is_copy(body, width));
-        let at = match found {
-            Some(at) => at,
-            None => self.parse(body)?,
-        };
-        let known = &self.known[at];
+        let is_last = |known: &Known| known.is_copy(body, width);
+        if !self.known.get(self.last).is_some_and(is_last) {
+            let found = self
+                .known
+                .iter()
+                .position(|known| known.is_copy(body, width));
+            self.last = match found {
+                Some(at) => at,
+                None => self.parse(body)?,
+            };
+        }
+        let known = &self.known[self.last];
         let version = padded_version(
             self.format,
             &body[known.version_at..known.version_at + width],
@@ -193,22 +199,24 @@ impl Known {
 
 /// Digits, in XML the closing quote, then spaces to the end of the field.
 fn padded_version(format: Format, field: &[u8]) -> Result<u32, Malformed> {
-    let digits = field
-        .iter()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
+    let mut version = 0u64;
+    let mut at = 0;
+    while let Some(digit) = field.get(at).map(|byte| byte.wrapping_sub(b'0'))
+        && digit <= 9
+    {
+        // Ten digits at most, as wide as the field is.
+        version = version * 10 + u64::from(digit);
+        at += 1;
+    }
     let rest = match format {
-        Format::Xml => field[digits..]
-            .strip_prefix(b"\"")
-            .ok_or(Malformed::Padding)?,
-        Format::Json => &field[digits..],
+        Format::Xml => field[at..].strip_prefix(b"\"").ok_or(Malformed::Padding)?,
+        Format::Json => &field[at..],
     };
     if rest.iter().any(|&byte| byte != b' ') {
         return Err(Malformed::Padding);
     }
-    let text = std::str::from_utf8(&field[..digits]).map_err(|_| Malformed::NotUtf8)?;
-    text.parse()
-        .ok()
+    let version = u32::try_from(version).ok();
+    version
         .filter(|&version| version > 0)
         .ok_or(Malformed::Value("version"))
 }

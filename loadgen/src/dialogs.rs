@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use crate::entity::Entity;
 
-/// Tags end to end, and each distinct remote target once.
+/// Tags end to end, each after its length, and each distinct remote target once.
 #[derive(Debug)]
 pub struct Dialogs {
     tags: Vec<u8>,
@@ -31,11 +31,18 @@ impl Dialogs {
         if entity.tag_len > 0 {
             return self.tag(entity) == tag;
         }
-        let Ok(at) = u32::try_from(self.tags.len()) else {
-            return false;
-        };
-        self.tags.extend_from_slice(tag);
-        entity.tag = at;
+        // The room of its former dialog, if there was one: tags of one notifier are of one length.
+        let at = entity.tag as usize;
+        if entity.generation() > 0 && self.tags.get(at) == Some(&length) {
+            self.tags[at + 1..][..tag.len()].copy_from_slice(tag);
+        } else {
+            let Ok(at) = u32::try_from(self.tags.len()) else {
+                return false;
+            };
+            self.tags.push(length);
+            self.tags.extend_from_slice(tag);
+            entity.tag = at;
+        }
         entity.tag_len = length;
         if let Some(contact) = contact {
             entity.remote = self.number(contact);
@@ -45,7 +52,10 @@ impl Dialogs {
 
     /// The notifier's tag, empty before any was learnt.
     pub fn tag(&self, entity: &Entity) -> &[u8] {
-        &self.tags[entity.tag as usize..][..usize::from(entity.tag_len)]
+        match usize::from(entity.tag_len) {
+            0 => &[],
+            length => &self.tags[entity.tag as usize + 1..][..length],
+        }
     }
 
     /// The Request-URI of requests in the dialog.

@@ -40,10 +40,14 @@ pub enum Fault {
     Malformed,
     /// The notifier ended a subscription that nobody gave up.
     EndedByNotifier,
+    /// A new NOTIFY in a subscription that had ended.
+    AfterTheEnd,
+    /// A NOTIFY without the route that the SUBSCRIBE recorded (RFC 3261 12.1.1).
+    WrongRoute,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 9] = [
+    pub const ALL: [Fault; 11] = [
         Fault::ViewWentBack,
         Fault::VersionGap,
         Fault::WrongBase,
@@ -53,6 +57,8 @@ impl Fault {
         Fault::WrongDialog,
         Fault::Malformed,
         Fault::EndedByNotifier,
+        Fault::AfterTheEnd,
+        Fault::WrongRoute,
     ];
 
     /// The name in reports.
@@ -67,6 +73,8 @@ impl Fault {
             Fault::WrongDialog => "wrong dialog",
             Fault::Malformed => "malformed",
             Fault::EndedByNotifier => "ended by notifier",
+            Fault::AfterTheEnd => "after the end",
+            Fault::WrongRoute => "wrong route",
         }
     }
 }
@@ -97,6 +105,15 @@ impl Faults {
         if self.examples.len() < Self::EXAMPLES {
             self.examples.push(example);
         }
+    }
+
+    /// Adds those that other entities saw.
+    pub fn merge(&mut self, other: &Faults) {
+        for (count, other) in self.counts.iter_mut().zip(other.counts) {
+            *count += other;
+        }
+        let room = Self::EXAMPLES - self.examples.len();
+        self.examples.extend(other.examples.iter().take(room));
     }
 
     pub fn count(&self, fault: Fault) -> u64 {
@@ -174,6 +191,8 @@ pub struct Entity {
     /// Number of the remote target in the swarm's store.
     pub remote: u32,
     part: u16,
+    /// Number of its dialog, from 0.
+    generation: u16,
     pub tag_len: u8,
     /// How often the outstanding SUBSCRIBE was sent; 0 when none is outstanding.
     pub tries: u8,
@@ -184,6 +203,14 @@ pub struct Entity {
     may_supersede: bool,
     silent: bool,
     wants_full: bool,
+    /// The newest SUBSCRIBE is one within the dialog.
+    in_dialog: bool,
+    /// It answers late.
+    slow: bool,
+    /// It leaves in order to come back.
+    returns: bool,
+    /// It has left, and has no view of its new subscription yet.
+    away: bool,
 }
 
 impl Entity {
@@ -210,6 +237,61 @@ impl Entity {
         self.silent = true;
     }
 
+    /// From now on this entity takes its time to answer.
+    pub fn slow_down(&mut self) {
+        self.slow = true;
+    }
+
+    pub fn is_slow(&self) -> bool {
+        self.slow
+    }
+
+    /// A NOTIFY has not been answered yet.
+    pub fn is_unanswered(&self) -> bool {
+        self.unanswered
+    }
+
+    pub fn generation(&self) -> u16 {
+        self.generation
+    }
+
+    pub fn is_in_dialog(&self) -> bool {
+        self.in_dialog
+    }
+
+    /// It is about to leave, and will come back.
+    pub fn shall_return(&mut self) {
+        self.returns = true;
+    }
+
+    /// Between an old subscription that it gave up and the full state of a new one.
+    pub fn is_away(&self) -> bool {
+        self.away || self.returns
+    }
+
+    /// Has left for good or for a new start, and nothing is outstanding.
+    pub fn may_return(&self) -> bool {
+        self.returns && self.phase == Phase::Left && self.tries == 0
+    }
+
+    /// Forgets its dialog, so that the next SUBSCRIBE makes a new one.
+    pub fn renew(&mut self) {
+        *self = Entity {
+            generation: self.generation.wrapping_add(1),
+            subscribe_cseq: self.subscribe_cseq,
+            tag: self.tag,
+            slow: self.slow,
+            silent: self.silent,
+            away: true,
+            ..Entity::default()
+        };
+    }
+
+    /// The first full state after a return is there; false if there was none to wait for.
+    pub fn is_back(&mut self) -> bool {
+        std::mem::take(&mut self.away)
+    }
+
     pub fn subscribe_cseq(&self) -> u32 {
         self.subscribe_cseq
     }
@@ -218,6 +300,7 @@ impl Entity {
     pub fn subscribe(&mut self, leave: bool) {
         self.subscribe_cseq += 1;
         self.tries = 1;
+        self.in_dialog = self.tag_len > 0;
         self.may_supersede = true;
         self.wants_full = false;
         match self.phase {
@@ -242,6 +325,11 @@ impl Entity {
             (481, Phase::Leaving) => self.phase = Phase::Left,
             _ => self.phase = Phase::Refused,
         }
+    }
+
+    /// The notifier asked for the SUBSCRIBE to come again later.
+    pub fn put_off(&mut self) {
+        self.tries = 0;
     }
 
     /// Timer F fired: nobody answered the SUBSCRIBE.
@@ -273,12 +361,6 @@ impl Entity {
         if self.knows(notify.branch) {
             return Arrival::Retransmission;
         }
-        if !matches!(
-            self.phase,
-            Phase::Subscribing | Phase::Subscribed | Phase::Leaving
-        ) {
-            return Arrival::NoSubscription;
-        }
         let mut note = |fault, expected, got| {
             faults.add(Example {
                 entity: index,
@@ -288,6 +370,18 @@ impl Entity {
                 got,
             });
         };
+        match self.phase {
+            Phase::Subscribing | Phase::Subscribed | Phase::Leaving => {}
+            Phase::Left | Phase::Ended => {
+                note(
+                    Fault::AfterTheEnd,
+                    u64::from(self.cseq),
+                    u64::from(notify.cseq),
+                );
+                return Arrival::NoSubscription;
+            }
+            Phase::Idle | Phase::Refused => return Arrival::NoSubscription,
+        }
         if self.cseq != 0 && notify.cseq <= self.cseq {
             note(
                 Fault::CSeqOrder,

@@ -29,7 +29,7 @@ use clap::Parser;
 use crate::plan::{Flags, Plan};
 use crate::plans::BadPlan;
 use crate::progress::Progress;
-use crate::swarm::{Failure, Swarm};
+use crate::swarm::Failure;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -114,7 +114,7 @@ fn carry_out(plan: &Plan) -> Result<bool, Failure> {
         // Before the run: a report that cannot be kept is found out at once.
         std::fs::create_dir_all(folder).map_err(plot::Failure::from)?;
     }
-    let report = Swarm::new(plan, Progress::new())?.run()?;
+    let report = swarm::run(plan, Progress::new())?;
     report
         .write(plan.json.as_deref())
         .map_err(plot::Failure::from)?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::document::Format;
 use crate::publisher::Change;
+use crate::swarm::Share;
 
 /// Raw flags of `loadgen run`.
 #[derive(Debug, Clone, clap::Args)]
@@ -46,18 +47,34 @@ pub struct Flags {
     /// Expires of the subscriptions, in seconds; refreshed between half and nine tenths of it.
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, value_parser = whole::<u32>(1, u32::MAX.into()))]
     expires: u32,
-    /// Share of the received NOTIFYs that are treated as lost.
+    /// Share of the entities' datagrams that are lost, either way: what they receive, and what they send.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     loss: f64,
     /// Share of the entities that answer nothing more from the first change on.
     #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
     dead: f64,
+    /// Share of the entities that answer each NOTIFY late, from the first change on.
+    #[arg(long, value_name = "SHARE", default_value_t = 0.0, value_parser = share)]
+    slow: f64,
+    /// How late those answer, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value = "0.4", value_parser = seconds)]
+    slow_by: Duration,
+    /// Subscriptions that are ended and made anew a second, while changes are under way.
+    #[arg(long, value_name = "RATE", default_value_t = 0.0, value_parser = rate)]
+    churn: f64,
+    /// All entities SUBSCRIBE within this time, evenly spread, whatever is answered; without it, as fast as answers come.
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    within: Option<Duration>,
+    /// Each SUBSCRIBE records a route of 65 to 70 bytes, its own next hop's, and each NOTIFY must come with it.
+    #[arg(long)]
+    record_route: bool,
     /// Host of the Request-URI.
     #[arg(long, default_value = "example.com", value_parser = domain)]
     domain: String,
-    /// Core to run on.
-    #[arg(long, value_name = "N", value_parser = whole::<usize>(0, 1023))]
-    core: Option<usize>,
+    /// Cores to run on, as 1 or 0-3,6: a thread on each, with sockets and entities of its own. Without it: threads
+    /// for 10,000 entities each, at most as many as there are cores, or half of them where a target is this machine.
+    #[arg(long, alias = "core", value_name = "LIST", value_parser = cores)]
+    cores: Option<Cores>,
     /// Simulated servers that publish the changes, in turn.
     #[arg(long, default_value_t = 4, value_parser = whole::<u16>(1, 1024))]
     servers: u16,
@@ -70,6 +87,39 @@ pub struct Flags {
     /// Keep the run in this folder: report.json, HDR histograms latency.hlog and last.hlog, plot.svg.
     #[arg(long, value_name = "DIR")]
     report: Option<PathBuf>,
+}
+
+/// Numbers of cores.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cores(pub Vec<usize>);
+
+pub fn cores(text: &str) -> Result<Cores, Refusal> {
+    let mut cores = Vec::new();
+    for range in text.split(',') {
+        let (first, last) = range.split_once('-').unwrap_or((range, range));
+        let number = |text: &str| text.parse().ok().filter(|&core: &usize| core < 1024);
+        let (first, last) = number(first).zip(number(last)).ok_or(Refusal::Cores)?;
+        cores.extend(first..=last);
+    }
+    cores.sort_unstable();
+    cores.dedup();
+    if cores.is_empty() {
+        return Err(Refusal::Cores);
+    }
+    Ok(Cores(cores))
+}
+
+/// Entities that one thread moves well.
+const ENTITIES_A_THREAD: u32 = 10_000;
+
+fn threads(flags: &Flags) -> u32 {
+    if let Some(Cores(cores)) = &flags.cores {
+        return cores.len() as u32;
+    }
+    let all = std::thread::available_parallelism().map_or(1, |count| count.get() as u32);
+    let is_local = flags.target.iter().any(|target| target.ip().is_loopback());
+    let most = if is_local { all.div_ceil(2) } else { all };
+    flags.entities.div_ceil(ENTITIES_A_THREAD).min(most)
 }
 
 pub fn whole<T: TryFrom<u64>>(
@@ -128,6 +178,8 @@ pub enum Refusal {
     Share,
     #[error("a domain has letters, digits, `-` and `.`, at most 253")]
     Domain,
+    #[error("cores are named as 1, 0-3 or 0,2,4-6, each below 1024")]
+    Cores,
     #[error("--target: all must be IPv4, or all IPv6")]
     MixedTargets,
     #[error(
@@ -153,8 +205,15 @@ pub struct Plan {
     pub expires: u32,
     pub loss: f64,
     pub dead: f64,
+    pub slow: f64,
+    pub slow_by: Duration,
+    pub churn: f64,
+    pub within: Option<Duration>,
+    pub record_route: bool,
     pub domain: String,
-    pub core: Option<usize>,
+    /// Where the threads run; empty: anywhere.
+    pub cores: Vec<usize>,
+    pub threads: u32,
     pub servers: u16,
     pub seed: u64,
     pub json: Option<PathBuf>,
@@ -183,6 +242,7 @@ impl Plan {
         if hops.is_some() && !all_loopback {
             return Err(Refusal::HopsOffLoopback);
         }
+        let threads = Share::crews(threads(&flags), flags.entities, hops, flags.sockets.into());
         Ok(Plan {
             targets: flags.target,
             entities: flags.entities,
@@ -197,8 +257,14 @@ impl Plan {
             expires: flags.expires,
             loss: flags.loss,
             dead: flags.dead,
+            slow: flags.slow,
+            slow_by: flags.slow_by,
+            churn: flags.churn,
+            within: flags.within,
+            record_route: flags.record_route,
             domain: flags.domain,
-            core: flags.core,
+            threads,
+            cores: flags.cores.map(|cores| cores.0).unwrap_or_default(),
             servers: flags.servers,
             seed: flags.seed.unwrap_or_else(rand::random),
             json: flags.json,
@@ -208,7 +274,7 @@ impl Plan {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use super::*;
     use clap::Parser;
 
@@ -218,7 +284,12 @@ mod tests {
         flags: Flags,
     }
 
-    fn plan(line: &str) -> Result<Plan, Refusal> {
+    /// A plan for nine entities.
+    pub fn plan(line: &str) -> Plan {
+        check(&format!("--target 127.0.0.1:5060 {line}")).unwrap()
+    }
+
+    fn check(line: &str) -> Result<Plan, Refusal> {
         let line = format!("x --entities 9 --duration 1 {line}");
         Plan::check(Line::try_parse_from(line.split_whitespace()).unwrap().flags)
     }
@@ -226,19 +297,19 @@ mod tests {
     #[test]
     fn hops_need_ipv4_on_the_loopback() {
         assert_eq!(
-            plan("--target 127.0.0.1:5060 --own-address").unwrap().hops,
+            check("--target 127.0.0.1:5060 --own-address").unwrap().hops,
             Some(9)
         );
         assert_eq!(
-            plan("--target 127.0.0.1:5060 --hops 3").unwrap().hops,
+            check("--target 127.0.0.1:5060 --hops 3").unwrap().hops,
             Some(3)
         );
         assert_eq!(
-            plan("--target [::1]:5060 --hops 3").unwrap_err(),
+            check("--target [::1]:5060 --hops 3").unwrap_err(),
             Refusal::HopsOffLoopback
         );
         assert_eq!(
-            plan("--target 192.0.2.1:5060 --own-address").unwrap_err(),
+            check("--target 192.0.2.1:5060 --own-address").unwrap_err(),
             Refusal::HopsOffLoopback
         );
     }
@@ -246,16 +317,26 @@ mod tests {
     #[test]
     fn targets_are_of_one_family() {
         assert_eq!(
-            plan("--target 127.0.0.1:1 [::1]:1").unwrap_err(),
+            check("--target 127.0.0.1:1 [::1]:1").unwrap_err(),
             Refusal::MixedTargets
         );
         assert_eq!(
-            plan("--target 127.0.0.1:1 127.0.0.2:1")
+            check("--target 127.0.0.1:1 127.0.0.2:1")
                 .unwrap()
                 .targets
                 .len(),
             2
         );
+    }
+
+    #[test]
+    fn cores_are_a_list_and_one_core_is_one() {
+        let at = plan;
+        assert_eq!(at("--core 1").cores, [1]);
+        assert_eq!(at("--cores 3,0-1").cores, [0, 1, 3]);
+        assert_eq!((at("--cores 0-3").threads, at("").threads), (4, 1));
+        assert_eq!(at("--cores 0-3 --hops 2").threads, 2);
+        assert!(at("").cores.is_empty());
     }
 
     #[test]
@@ -267,6 +348,9 @@ mod tests {
             "--domain a/b",
             "--warmup NaN",
             "--sockets 0",
+            "--cores x",
+            "--cores 3-1",
+            "--cores 1,",
         ] {
             let line = format!("x --target 127.0.0.1:1 --entities 9 --duration 1 {line}");
             assert!(

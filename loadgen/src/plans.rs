@@ -19,6 +19,8 @@ use crate::plan::Flags;
 const PLANS: &[(&str, &str)] = &[
     ("steady", include_str!("../plans/steady.toml")),
     ("storm", include_str!("../plans/storm.toml")),
+    ("herd", include_str!("../plans/herd.toml")),
+    ("churn", include_str!("../plans/churn.toml")),
     ("lossy", include_str!("../plans/lossy.toml")),
     ("million", include_str!("../plans/million.toml")),
 ];

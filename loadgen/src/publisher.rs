@@ -441,6 +441,7 @@ mod tests {
             expires: (status == 200).then_some(30),
             min_expires,
             entity_tag: tag,
+            retry_after: None,
         };
         publisher.receive(&response, 1_000).unwrap();
     }

@@ -16,10 +16,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit};
 
-use crate::plan::{rate, seconds, whole};
+use crate::plan::{Cores, cores, rate, seconds, whole};
 use crate::progress::Progress;
 use crate::socket::pin;
-use crate::swarm::cpu_ns;
 use crowd::{Crowd, Shared, Tally};
 use protocol::{Malformed, Protocol};
 use publisher::Publisher;
@@ -65,9 +64,9 @@ pub struct Arguments {
     /// How long to wait for the last deliveries.
     #[arg(long, value_name = "SECONDS", default_value = "5", value_parser = seconds)]
     grace: Duration,
-    /// Cores to run on, an event loop on each; without it as many loops as there are cores.
-    #[arg(long, value_name = "LIST", value_delimiter = ',', value_parser = whole::<usize>(0, 1023))]
-    core: Vec<usize>,
+    /// Cores to run on, as 1 or 0-3,6: an event loop on each; without it as many loops as there are cores.
+    #[arg(long, alias = "core", value_name = "LIST", value_parser = cores)]
+    cores: Option<Cores>,
     /// Write the report as JSON.
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -121,10 +120,9 @@ pub fn run(arguments: &Arguments) -> Result<bool, Failure> {
         (None, Some(target)) => (Protocol::Nats, target),
         (None, None) => unreachable!("clap demands one of the two"),
     };
-    let cores: Vec<Option<usize>> = if arguments.core.is_empty() {
-        vec![None; thread::available_parallelism().map_or(1, Into::into)]
-    } else {
-        arguments.core.iter().copied().map(Some).collect()
+    let cores: Vec<Option<usize>> = match &arguments.cores {
+        Some(Cores(cores)) => cores.iter().copied().map(Some).collect(),
+        None => vec![None; thread::available_parallelism().map_or(1, Into::into)],
     };
     let shared = Shared {
         start: Instant::now(),
@@ -188,7 +186,7 @@ fn share(all: u32, at: u32, loops: u32) -> u32 {
 
 fn stay_on(core: Option<usize>) -> Result<(), Failure> {
     core.map_or(Ok(()), |core| {
-        pin(core).map_err(|error| Failure::Core(core, error))
+        pin(&[core]).map_err(|error| Failure::Core(core, error))
     })
 }
 
@@ -293,4 +291,14 @@ impl Conductor<'_> {
         }
         Ok(())
     }
+}
+
+/// CPU time of all threads of this process, in nanoseconds; `None` where the kernel does not say.
+fn cpu_ns() -> Option<u64> {
+    let mut sum = 0;
+    for task in std::fs::read_dir("/proc/self/task").ok()? {
+        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+        sum += text.split_whitespace().next()?.parse::<u64>().ok()?;
+    }
+    Some(sum)
 }

@@ -48,7 +48,20 @@ pub struct Counts {
     pub repeated_views: u64,
     /// Documents that did not fit, so that the entity asked for a full one.
     pub gaps: u64,
+    /// Datagrams that arrived and were treated as lost.
     pub lost_on_purpose: u64,
+    /// Datagrams that were not sent, as if lost.
+    pub withheld_on_purpose: u64,
+    /// Bytes of the bodies of all NOTIFYs that arrived.
+    pub body_bytes: u64,
+    /// 503 with Retry-After to a SUBSCRIBE, which then came again.
+    pub put_off: u64,
+    /// Subscriptions that were ended to be made anew, and those that were.
+    pub churned: u64,
+    pub returned: u64,
+    pub not_returned: u64,
+    pub slow: u64,
+    pub leavers: u64,
     /// NOTIFYs that belong to no subscription of this run.
     pub strays: u64,
     pub unreadable: u64,
@@ -64,22 +77,80 @@ pub struct Counts {
     pub send_refused: u64,
 }
 
-/// What the phases measured.
-#[derive(Debug, Default)]
-pub struct Measured {
-    pub subscribe_us: u64,
-    pub all_ready_us: u64,
+impl Counts {
+    /// Adds what another crew counted.
+    pub fn add(&mut self, other: Counts) {
+        self.subscribed += other.subscribed;
+        self.ready += other.ready;
+        self.last_subscribed_us = self.last_subscribed_us.max(other.last_subscribed_us);
+        self.last_ready_us = self.last_ready_us.max(other.last_ready_us);
+        self.subscribes_repeated += other.subscribes_repeated;
+        self.refreshes += other.refreshes;
+        self.unanswered += other.unanswered;
+        for (status, count) in other.refused {
+            *self.refused.entry(status).or_default() += count;
+        }
+        self.late_answers += other.late_answers;
+        self.received += other.received;
+        self.arrivals.add(&other.arrivals);
+        self.notified += other.notified;
+        self.retransmissions += other.retransmissions;
+        self.repeated_views += other.repeated_views;
+        self.gaps += other.gaps;
+        self.lost_on_purpose += other.lost_on_purpose;
+        self.withheld_on_purpose += other.withheld_on_purpose;
+        self.body_bytes += other.body_bytes;
+        self.put_off += other.put_off;
+        self.churned += other.churned;
+        self.returned += other.returned;
+        self.not_returned += other.not_returned;
+        self.slow += other.slow;
+        self.leavers += other.leavers;
+        self.strays += other.strays;
+        self.unreadable += other.unreadable;
+        self.malformed = self.malformed.take().or(other.malformed);
+        self.documents_parsed += other.documents_parsed;
+        self.heads_parsed += other.heads_parsed;
+        self.dead += other.dead;
+        self.left += other.left;
+        self.socket_drops += other.socket_drops;
+        self.send_refused += other.send_refused;
+    }
+}
+
+/// What one thread measured of itself, in the measured phase.
+#[derive(Debug, Default, Clone)]
+pub struct Thread {
+    /// `None`: wherever the kernel put it.
+    pub core: Option<usize>,
+    /// Entities that it counts on.
     pub live: u32,
-    pub began_at: Option<SystemTime>,
-    /// The measured phase, without what warms up, in the time of the run.
-    pub began_us: u64,
-    pub ended_us: u64,
     pub lasted_us: u64,
     pub waited_us: u64,
     pub fan_out_us: u64,
     pub fan_out_waited_us: u64,
     pub cpu_ns: Option<u64>,
     pub received: u64,
+    pub socket_drops: u64,
+}
+
+/// When the measured phase was, without what warms up.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct Span {
+    pub began_at: Option<SystemTime>,
+    /// In the time of the run.
+    pub began_us: u64,
+    pub ended_us: u64,
+}
+
+/// What the phases measured.
+#[derive(Debug, Default)]
+pub struct Measured {
+    pub subscribe_us: u64,
+    pub all_ready_us: u64,
+    pub live: u32,
+    pub span: Span,
+    pub threads: Vec<Thread>,
     pub outcome: Outcome,
 }
 
@@ -98,6 +169,7 @@ struct Subscribing {
     refreshes: u64,
     unanswered: u64,
     late_answers: u64,
+    put_off: u64,
     refused: BTreeMap<u16, u64>,
 }
 
@@ -109,11 +181,17 @@ struct Notifying {
     repeated_views: u64,
     gaps: u64,
     lost_on_purpose: u64,
+    withheld_on_purpose: u64,
+    body_bytes_mean: u64,
     strays: u64,
     unreadable: u64,
     documents_parsed: u64,
     heads_parsed: u64,
     dead: u64,
+    slow: u64,
+    churned: u64,
+    returned: u64,
+    not_returned: u64,
     not_terminated: u64,
 }
 
@@ -141,6 +219,8 @@ struct Latency {
     max: u64,
     last_entity_median: u64,
     last_entity_worst: u64,
+    /// From the last change to when the last entity had all of them.
+    settled: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -151,6 +231,45 @@ struct Itself {
     socket_drops: u64,
     send_refused: u64,
     is_limit: bool,
+    threads: Vec<ThreadItself>,
+}
+
+#[derive(Debug, Serialize)]
+struct ThreadItself {
+    core: Option<usize>,
+    entities: u32,
+    cpu_us_per_notify: Option<f64>,
+    busy_percent: f64,
+    fan_out_busy_percent: f64,
+    socket_drops: u64,
+}
+
+impl ThreadItself {
+    fn new(thread: &Thread) -> Self {
+        let received = thread.received.max(1) as f64;
+        ThreadItself {
+            core: thread.core,
+            entities: thread.live,
+            cpu_us_per_notify: thread.cpu_ns.map(|ns| ns as f64 / 1e3 / received),
+            busy_percent: busy_percent(thread.lasted_us, thread.waited_us),
+            fan_out_busy_percent: busy_percent(thread.fan_out_us, thread.fan_out_waited_us),
+            socket_drops: thread.socket_drops,
+        }
+    }
+
+    /// Why the notifier may have waited for it.
+    fn limit(&self) -> Option<String> {
+        let place = match self.core {
+            Some(core) => format!("core {core}"),
+            None => "a thread".to_owned(),
+        };
+        if self.socket_drops > 0 {
+            return Some(format!("{place} dropped {} datagrams", self.socket_drops));
+        }
+        let busiest = self.busy_percent.max(self.fan_out_busy_percent);
+        (busiest > BUSY_PERCENT)
+            .then(|| format!("{place} {busiest:.0} % busy while changes were under way"))
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -197,8 +316,8 @@ impl Histograms {
             last.record(us).expect("a histogram without bounds grows");
         }
         Histograms {
-            began: measured.began_at.unwrap_or(SystemTime::UNIX_EPOCH),
-            lasted: Duration::from_micros(measured.ended_us - measured.began_us),
+            began: measured.span.began_at.unwrap_or(SystemTime::UNIX_EPOCH),
+            lasted: Duration::from_micros(measured.span.ended_us - measured.span.began_us),
             every: rounds.latencies().clone(),
             last,
         }
@@ -234,6 +353,7 @@ impl Report {
                 && counts.refused.is_empty()
                 && counts.unanswered == 0
                 && counts.not_left == 0
+                && counts.not_returned == 0
                 && outcome.missing == 0
                 && failed == 0
                 && faults.total() == 0,
@@ -244,7 +364,7 @@ impl Report {
                 percentiles: histogram::percentiles(rounds.latencies()),
                 arrivals: counts
                     .arrivals
-                    .between(measured.began_us, measured.ended_us),
+                    .between(measured.span.began_us, measured.span.ended_us),
             },
             histograms: Histograms::new(&measured, rounds),
             loadgen: Itself::new(&counts, &measured),
@@ -259,6 +379,7 @@ impl Report {
                 refreshes: counts.refreshes,
                 unanswered: counts.unanswered,
                 late_answers: counts.late_answers,
+                put_off: counts.put_off,
                 refused: counts.refused,
             },
             notifying: Notifying {
@@ -268,11 +389,17 @@ impl Report {
                 repeated_views: counts.repeated_views,
                 gaps: counts.gaps,
                 lost_on_purpose: counts.lost_on_purpose,
+                withheld_on_purpose: counts.withheld_on_purpose,
+                body_bytes_mean: counts.body_bytes / counts.received.max(1),
                 strays: counts.strays,
                 unreadable: counts.unreadable,
                 documents_parsed: counts.documents_parsed,
                 heads_parsed: counts.heads_parsed,
                 dead: counts.dead,
+                slow: counts.slow,
+                churned: counts.churned,
+                returned: counts.returned,
+                not_returned: counts.not_returned,
                 not_terminated: counts.not_left,
             },
             changing: Changing {
@@ -363,6 +490,7 @@ fn latency(rounds: &Rounds, outcome: &Outcome) -> Latency {
         max: all.max(),
         last_entity_median: outcome.last_median_us,
         last_entity_worst: outcome.last_worst_us,
+        settled: outcome.settled_us,
     }
 }
 
@@ -381,16 +509,23 @@ fn examples(faults: &Faults) -> Vec<FaultExample> {
 
 impl Itself {
     fn new(counts: &Counts, measured: &Measured) -> Self {
-        let received = measured.received.max(1) as f64;
-        let busy = busy_percent(measured.lasted_us, measured.waited_us);
-        let fan_out = busy_percent(measured.fan_out_us, measured.fan_out_waited_us);
+        let threads: Vec<_> = measured.threads.iter().map(ThreadItself::new).collect();
+        let received: u64 = measured.threads.iter().map(|thread| thread.received).sum();
+        let cpu_ns = measured
+            .threads
+            .iter()
+            .map(|thread| thread.cpu_ns)
+            .sum::<Option<u64>>();
+        let busiest =
+            |percent: fn(&ThreadItself) -> f64| threads.iter().map(percent).fold(0.0, f64::max);
         Itself {
-            cpu_us_per_notify: measured.cpu_ns.map(|ns| ns as f64 / 1e3 / received),
-            busy_percent: busy,
-            fan_out_busy_percent: fan_out,
+            cpu_us_per_notify: cpu_ns.map(|ns| ns as f64 / 1e3 / received.max(1) as f64),
+            busy_percent: busiest(|thread| thread.busy_percent),
+            fan_out_busy_percent: busiest(|thread| thread.fan_out_busy_percent),
             socket_drops: counts.socket_drops,
             send_refused: counts.send_refused,
-            is_limit: busy > BUSY_PERCENT || fan_out > BUSY_PERCENT || counts.socket_drops > 0,
+            is_limit: threads.iter().any(|thread| thread.limit().is_some()),
+            threads,
         }
     }
 }
@@ -410,11 +545,12 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "SUBSCRIBE       {} repeated, {} refreshes, {} unanswered, {} answered late, refused {:?}",
+            "SUBSCRIBE       {} repeated, {} refreshes, {} unanswered, {} answered late, {} put off, refused {:?}",
             subscribing.repeated,
             subscribing.refreshes,
             subscribing.unanswered,
             subscribing.late_answers,
+            subscribing.put_off,
             subscribing.refused
         )?;
         writeln!(
@@ -428,8 +564,11 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "                {} lost on purpose, {} strays, {} unreadable, {} dead entities, {} never terminated",
+            "                {} lost and {} withheld on purpose, {} of {} came back, {} strays, {} unreadable, {} dead entities, {} never terminated",
             notifying.lost_on_purpose,
+            notifying.withheld_on_purpose,
+            notifying.returned,
+            notifying.churned,
             notifying.strays,
             notifying.unreadable,
             notifying.dead,
@@ -457,14 +596,20 @@ impl fmt::Display for Report {
         )?;
         writeln!(
             f,
-            "to the last ms  median {}  worst {}",
+            "to the last ms  median {}  worst {}  after the last change {}",
             Ms(latency.last_entity_median),
-            Ms(latency.last_entity_worst)
+            Ms(latency.last_entity_worst),
+            Ms(latency.settled)
         )?;
-        let limit = if itself.is_limit {
-            "loadgen was the limit"
+        let limits: Vec<_> = itself
+            .threads
+            .iter()
+            .filter_map(ThreadItself::limit)
+            .collect();
+        let limit = if limits.is_empty() {
+            "loadgen was not the limit".to_owned()
         } else {
-            "loadgen was not the limit"
+            format!("loadgen was the limit: {}", limits.join(", "))
         };
         writeln!(
             f,

@@ -24,6 +24,10 @@ pub struct Rounds {
     seen: Vec<u32>,
     latencies: Histogram<u64>,
     late: u64,
+    /// Rounds, from the first on, that every live entity has.
+    complete: u32,
+    /// Changes that live entities never had, once that is judged: what comes later changes nothing.
+    never: Option<u64>,
 }
 
 /// What the rounds came to.
@@ -40,6 +44,8 @@ pub struct Outcome {
     pub last_worst_us: u64,
     /// Times to the last entity of the measured rounds, in us, ascending.
     pub lasts_us: Vec<u64>,
+    /// From the last change to when the last entity had all changes, in us.
+    pub settled_us: u64,
 }
 
 impl Rounds {
@@ -53,6 +59,8 @@ impl Rounds {
             // Three digits, growing as needed: fixed bounds would cut what is slower than expected.
             latencies: Histogram::new(3).expect("three significant digits are allowed"),
             late: 0,
+            complete: 0,
+            never: None,
         }
     }
 
@@ -64,23 +72,30 @@ impl Rounds {
         self.rounds.len() as u32
     }
 
-    /// Begins the next round, meant for `intended_us`; returns its number, from 1, and the server that changes.
-    pub fn begin(&mut self, intended_us: u64, measured: bool) -> (u32, u16) {
+    /// The next round is meant for `intended_us`.
+    pub fn begin(&mut self, intended_us: u64, measured: bool) {
         self.rounds.push(Round {
             intended_us,
             reached: 0,
             last_us: intended_us,
         });
-        let number = self.count();
         if !measured {
-            self.warm_up = number;
+            self.warm_up = self.count();
         }
-        (number, ((number - 1) % self.servers) as u16)
     }
 
     /// An entity's document shows how far a server has come.
     pub fn saw(&mut self, entity: u32, shown: Reached, now_us: u64) {
-        if u32::from(shown.server) >= self.servers {
+        self.reach(entity, shown, now_us, true);
+    }
+
+    /// The same for an entity that was away when the change was made: it has it, but that was no news.
+    pub fn caught_up(&mut self, entity: u32, shown: Reached, now_us: u64) {
+        self.reach(entity, shown, now_us, false);
+    }
+
+    fn reach(&mut self, entity: u32, shown: Reached, now_us: u64, is_news: bool) {
+        if u32::from(shown.server) >= self.servers || self.never.is_some() {
             return;
         }
         let seen =
@@ -99,6 +114,9 @@ impl Rounds {
             let round = &mut self.rounds[number as usize - 1];
             let latency = now_us.saturating_sub(round.intended_us);
             round.reached += 1;
+            if !is_news {
+                continue;
+            }
             round.last_us = round.last_us.max(now_us);
             if latency > self.grace_us {
                 self.late += 1;
@@ -116,14 +134,35 @@ impl Rounds {
         self.rounds.last().map_or(0, |round| round.reached)
     }
 
-    /// Whether every round has reached `live` entities.
-    pub fn complete(&self, live: u32) -> bool {
-        self.rounds.iter().rev().all(|round| round.reached >= live)
+    /// How many rounds, from the first on, have reached `live` entities.
+    pub fn complete(&mut self, live: u32) -> u32 {
+        let rest = self.rounds[self.complete as usize..].iter();
+        self.complete += rest.take_while(|round| round.reached >= live).count() as u32;
+        self.complete
     }
 
-    /// The sum, for the entities that are live.
-    pub fn outcome(&self, live: impl Iterator<Item = u32>) -> Outcome {
-        let never: u64 = live.map(|entity| self.missed_by(entity)).sum();
+    /// No more will come: what the live entities have not had is missing.
+    pub fn close(&mut self, live: impl Iterator<Item = u32>) {
+        self.never = Some(live.map(|entity| self.missed_by(entity)).sum());
+    }
+
+    /// Adds what reached other entities in the same rounds.
+    pub fn merge(&mut self, other: &Rounds) {
+        for (round, other) in self.rounds.iter_mut().zip(&other.rounds) {
+            round.reached += other.reached;
+            round.last_us = round.last_us.max(other.last_us);
+        }
+        self.latencies
+            .add(&other.latencies)
+            .expect("a histogram without bounds grows");
+        self.late += other.late;
+        self.never = self.never.zip(other.never).map(|(one, other)| one + other);
+    }
+
+    /// The sum.
+    pub fn outcome(&self) -> Outcome {
+        let newest = self.rounds.iter().map(|round| round.last_us).max();
+        let settled = newest.zip(self.rounds.last());
         let mut lasts: Vec<u64> = self.rounds[self.warm_up as usize..]
             .iter()
             .map(|round| round.last_us - round.intended_us)
@@ -132,11 +171,12 @@ impl Rounds {
         Outcome {
             rounds: self.count(),
             measured: lasts.len() as u32,
-            missing: never + self.late,
+            missing: self.never.unwrap_or(0) + self.late,
             late: self.late,
             last_median_us: lasts.get(lasts.len() / 2).copied().unwrap_or(0),
             last_worst_us: lasts.last().copied().unwrap_or(0),
             lasts_us: lasts,
+            settled_us: settled.map_or(0, |(newest, last)| newest - last.intended_us),
         }
     }
 
@@ -161,11 +201,56 @@ mod tests {
         Reached { server, round }
     }
 
+    fn outcome(rounds: &mut Rounds, live: impl Iterator<Item = u32>) -> Outcome {
+        rounds.close(live);
+        let outcome = rounds.outcome();
+        rounds.never = None;
+        outcome
+    }
+
     #[test]
-    fn rounds_go_round_the_servers() {
-        let mut rounds = Rounds::new(1, 3, 1_000);
-        let begun: Vec<_> = (0..4).map(|at| rounds.begin(at, true)).collect();
-        assert_eq!(begun, [(1, 0), (2, 1), (3, 2), (4, 0)]);
+    fn what_comes_after_the_judgement_changes_nothing() {
+        let mut rounds = Rounds::new(1, 1, 1_000);
+        rounds.begin(0, true);
+        rounds.close(0..1);
+        rounds.saw(0, shown(0, 1), 9_000);
+        let outcome = rounds.outcome();
+        assert_eq!((outcome.missing, outcome.late), (1, 0));
+    }
+
+    #[test]
+    fn shares_of_a_swarm_add_up() {
+        let share = || {
+            let mut rounds = Rounds::new(2, 1, 1_000_000);
+            rounds.begin(1_000, true);
+            rounds.begin(2_000, true);
+            rounds
+        };
+        let (mut one, mut two) = (share(), share());
+        one.saw(0, shown(0, 2), 2_100);
+        one.saw(1, shown(0, 1), 2_200);
+        two.saw(0, shown(0, 2), 2_900);
+        assert_eq!(
+            (one.complete(1), one.complete(2), two.complete(1)),
+            (2, 2, 2)
+        );
+        one.close(0..2);
+        two.close(0..1);
+        one.merge(&two);
+        let outcome = one.outcome();
+        assert_eq!((outcome.missing, outcome.last_worst_us), (1, 1_900));
+        assert_eq!(outcome.settled_us, 900);
+        assert_eq!(one.latencies().len(), 5);
+    }
+
+    #[test]
+    fn what_an_entity_catches_up_on_is_no_latency() {
+        let mut rounds = Rounds::new(1, 1, 1_000);
+        rounds.begin(0, true);
+        rounds.caught_up(0, shown(0, 1), 9_000);
+        assert_eq!(rounds.complete(1), 1);
+        assert_eq!(rounds.latencies().len(), 0);
+        assert_eq!(outcome(&mut rounds, 0..1).missing, 0);
     }
 
     #[test]
@@ -175,13 +260,13 @@ mod tests {
         rounds.saw(0, shown(0, 1), 1_400);
         rounds.saw(1, shown(0, 1), 1_900);
         rounds.saw(1, shown(0, 1), 9_900);
-        let outcome = rounds.outcome(0..2);
+        let outcome = outcome(&mut rounds, 0..2);
         assert_eq!((outcome.missing, outcome.last_worst_us), (0, 900));
         assert_eq!(
             (rounds.latencies().len(), rounds.latencies().max()),
             (2, 900)
         );
-        assert!(rounds.complete(2));
+        assert_eq!(rounds.complete(2), 1);
     }
 
     #[test]
@@ -191,9 +276,9 @@ mod tests {
             rounds.begin(at * 100, true);
         }
         rounds.saw(0, shown(0, 3), 500);
-        assert_eq!(rounds.outcome(0..1).missing, 2);
+        assert_eq!(outcome(&mut rounds, 0..1).missing, 2);
         rounds.saw(0, shown(1, 4), 500);
-        assert_eq!(rounds.outcome(0..1).missing, 0);
+        assert_eq!(outcome(&mut rounds, 0..1).missing, 0);
         assert_eq!(rounds.latencies().len(), 4);
     }
 
@@ -204,9 +289,9 @@ mod tests {
             rounds.begin(at, true);
         }
         rounds.saw(0, shown(0, 5), 10);
-        assert_eq!(rounds.outcome([0].into_iter()).missing, 3);
-        assert_eq!(rounds.outcome(0..3).missing, 13);
-        assert!(!rounds.complete(3));
+        assert_eq!(outcome(&mut rounds, [0].into_iter()).missing, 3);
+        assert_eq!(outcome(&mut rounds, 0..3).missing, 13);
+        assert_eq!(rounds.complete(3), 0);
     }
 
     #[test]
@@ -214,7 +299,7 @@ mod tests {
         let mut rounds = Rounds::new(1, 1, 1_000);
         rounds.begin(0, true);
         rounds.saw(0, shown(0, 1), 1_001);
-        let outcome = rounds.outcome(0..1);
+        let outcome = outcome(&mut rounds, 0..1);
         assert_eq!((outcome.missing, outcome.late), (1, 1));
     }
 
@@ -224,10 +309,10 @@ mod tests {
         rounds.begin(0, false);
         rounds.begin(100, true);
         rounds.saw(0, shown(0, 1), 50);
-        assert_eq!(rounds.outcome(0..1).missing, 1);
+        assert_eq!(outcome(&mut rounds, 0..1).missing, 1);
         rounds.saw(0, shown(0, 2), 150);
         assert_eq!(rounds.latencies().len(), 1);
-        assert_eq!(rounds.outcome(0..1).measured, 1);
+        assert_eq!(outcome(&mut rounds, 0..1).measured, 1);
     }
 
     #[test]
@@ -236,6 +321,6 @@ mod tests {
         rounds.begin(0, true);
         rounds.saw(0, shown(0, 9), 5);
         rounds.saw(0, shown(7, 1), 5);
-        assert_eq!(rounds.outcome(0..1).missing, 0);
+        assert_eq!(outcome(&mut rounds, 0..1).missing, 0);
     }
 }

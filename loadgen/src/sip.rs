@@ -29,6 +29,23 @@ impl Run {
             && same_digits(call_id.get(RUN_WIDTH + 1..2 * RUN_WIDTH + 1), user)
     }
 
+    /// Whether a Route is the one that the entity recorded whose eight digits are `user`.
+    fn recorded(self, route: &[u8], user: &[u8]) -> bool {
+        let Some(at) = route.len().checked_sub(42) else {
+            return false;
+        };
+        let (uri, own) = route.split_at(at);
+        uri.starts_with(b"<sip:")
+            && !uri.contains(&b',')
+            && own.starts_with(b";lr;ftag=lg")
+            && same_digits(own.get(11..19), user)
+            && own[19..].starts_with(b";did=")
+            && hexadecimal(own, 24) == Some(self.0)
+            && own[32] == b'.'
+            && same_digits(own.get(33..41), user)
+            && own[41] == b'>'
+    }
+
     /// The entity and CSeq that a branch of ours names.
     pub fn transaction(self, branch: &[u8]) -> Option<(u32, u32)> {
         let rest = branch.strip_prefix(COOKIE)?;
@@ -63,6 +80,10 @@ fn hexadecimal(bytes: &[u8], at: usize) -> Option<u32> {
         sum = sum << 4 | u32::from(digit);
     }
     Some(sum)
+}
+
+fn digit_value(byte: u8) -> Option<u8> {
+    Some(DIGITS[usize::from(byte)]).filter(|&digit| digit < 16)
 }
 
 /// What each byte is worth as a hexadecimal digit, 255 where it is none.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use libc::{c_int, c_void, msghdr, socklen_t};
 use socket2::{Domain, Protocol, Socket, Type};
 
-pub use inbox::{Inbox, Incoming};
+pub use inbox::{Inbox, Incoming, Origin};
 pub use poll::{Poll, pin};
 
 use address::RawAddress;
@@ -35,6 +35,7 @@ const SO_MEMINFO: c_int = 55;
 #[derive(Debug)]
 pub struct Endpoint {
     socket: Socket,
+    ip: IpAddr,
     port: u16,
     outbox: Outbox,
     /// Datagrams that the kernel refused.
@@ -69,10 +70,16 @@ impl Endpoint {
         let port = local.ok_or(io::ErrorKind::AddrNotAvailable)?.port();
         Ok(Endpoint {
             socket,
+            ip,
             port,
             outbox: Outbox::default(),
             refused: 0,
         })
+    }
+
+    /// The address that it is bound to.
+    pub fn ip(&self) -> IpAddr {
+        self.ip
     }
 
     pub fn port(&self) -> u16 {
@@ -92,16 +99,15 @@ impl Endpoint {
         Ok(())
     }
 
-    /// Queues a datagram back to where `incoming` came from.
+    /// Queues a datagram back to where one came from.
     pub fn reply(
         &mut self,
-        incoming: &Incoming,
+        to: Origin,
         from: Option<Ipv4Addr>,
         write: impl FnOnce(&mut Vec<u8>),
     ) -> io::Result<()> {
         self.make_room()?;
-        self.outbox
-            .push(incoming.from, incoming.from_length, from, write);
+        self.outbox.push(to.address, to.length, from, write);
         Ok(())
     }
 
@@ -218,7 +224,10 @@ mod tests {
             for number in 0..BATCH {
                 let incoming = inbox.get(number);
                 assert_eq!(incoming.bytes, [number as u8]);
-                assert_eq!(incoming.from(), SocketAddr::from((ip, sender.port())));
+                assert_eq!(
+                    incoming.from.address.address(),
+                    SocketAddr::from((ip, sender.port()))
+                );
                 assert!(!incoming.truncated);
             }
             assert_eq!(receiver.receive(&mut inbox).unwrap(), 0);
@@ -238,7 +247,10 @@ mod tests {
         sender.flush().unwrap();
         let mut inbox = Inbox::new();
         assert_eq!(received(&receiver, &mut inbox), 1);
-        assert_eq!(inbox.get(0).from(), SocketAddr::from((own, sender.port())));
+        assert_eq!(
+            inbox.get(0).from.address.address(),
+            SocketAddr::from((own, sender.port()))
+        );
     }
 
     #[test]

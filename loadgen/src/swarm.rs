@@ -1,39 +1,40 @@
-//! The swarm: one thread that moves all entities through their phases over a few sockets. What an entity thinks
-//! of a NOTIFY is the entity's own matter; what the kernel does is the socket's.
+//! The swarm: crews, each on a thread of its own, that move the entities, and one conductor that publishes, says which
+//! stage begins and adds up what the crews bring home. What an entity thinks of a NOTIFY is the entity's own matter;
+//! what the kernel does is the socket's.
 
+mod board;
+mod crew;
 mod reception;
+mod requests;
+mod share;
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant, SystemTime};
 
-use rand::rngs::SmallRng;
-use rand::{RngExt, SeedableRng};
+pub use share::Share;
 
-use crate::dialogs::Dialogs;
-use crate::document::Reader;
-use crate::entity::{Entity, Faults, Phase};
 use crate::plan::Plan;
 use crate::plot;
 use crate::progress::Progress;
-use crate::publisher::{Publisher, TIMER_F_US, id_prefix, timer_e_us};
-use crate::report::{Counts, Measured, Report};
-use crate::rounds::Rounds;
-use crate::sip::{Run, Scanner, Subscribe, SubscribeTemplate};
+use crate::publisher::Publisher;
+use crate::report::{Measured, Report, Span};
+use crate::sip::{Message, Run, Scanner};
 use crate::socket::{Endpoint, Inbox, Poll, pin};
-use crate::wheel::{TICK_MS, Wheel};
+use board::{Board, Stage};
+use crew::{Recruits, Yield};
 
-/// SUBSCRIBEs that may be unanswered at once: a default receive buffer of 212,992 bytes holds them and the
-/// answers to the NOTIFYs that they bring.
-const WINDOW: u32 = 64;
+/// SUBSCRIBEs that may be unanswered at once: a receive buffer of 212,992 bytes holds them and the answers to the
+/// NOTIFYs that they bring, 2,304 and 1,280 bytes of kernel memory each.
+const WINDOW: u32 = 56;
 /// How long the target may take to accept the first publications.
 const ANSWER_WITHIN_US: u64 = 4_000_000;
-/// A phase ends when nothing has moved for so long.
+/// A stage ends when nothing has moved for so long.
 const STALL_US: u64 = 10_000_000;
 const LEAVE_STALL_US: u64 = 5_000_000;
 const SECOND_US: u64 = 1_000_000;
-/// A SUBSCRIBE is sent at 0, 0.5, 1.5, 3.5 ... 31.5 s: eleven times before Timer F.
-const TRIES: u8 = 11;
+/// The crews are looked at so often.
+const GLANCE_US: u64 = 10_000;
 
 /// Why a run came to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -46,144 +47,133 @@ pub enum Failure {
     SubscribeRefused(u16),
     #[error("no entity received a full document")]
     NoDocument,
-    #[error("core {0}: {1}")]
-    Core(usize, io::Error),
+    #[error("cores {0:?}: {1}")]
+    Cores(Vec<usize>, io::Error),
+    #[error("a thread ended before its time")]
+    Thread,
     #[error("sockets: {0}")]
     Socket(#[from] io::Error),
     #[error("report: {0}")]
     Report(#[from] plot::Failure),
 }
 
-/// All entities of a run and what moves them.
+/// What conducts the crews of a run: publishes, and says which stage begins.
 #[derive(Debug)]
-pub struct Swarm<'a> {
+struct Conductor<'a> {
     plan: &'a Plan,
-    run: Run,
+    board: &'a Board,
     start: Instant,
-    /// Address of the sockets where the entities have none of their own.
-    local: IpAddr,
-    endpoints: Vec<Endpoint>,
+    publisher: Publisher,
     poll: Poll,
     inbox: Inbox,
     scanner: Scanner,
-    template: SubscribeTemplate,
-    entities: Vec<Entity>,
-    dialogs: Dialogs,
-    wheel: Wheel,
-    due: Vec<(u32, u32)>,
-    publisher: Publisher,
-    reader: Reader,
-    rounds: Rounds,
-    faults: Faults,
-    counts: Counts,
-    chance: SmallRng,
-    /// Number of the batch of datagrams at hand.
-    batch: u32,
-    unanswered: u32,
-    live: u32,
-    waited_us: u64,
-    fan_out: FanOut,
     progress: Progress,
 }
 
-/// How busy loadgen is from a change until nine tenths of the entities have it.
-#[derive(Debug, Default)]
-struct FanOut {
-    /// Begin of the one under way, and the time waited until then.
-    open: Option<(u64, u64)>,
-    lasted_us: u64,
-    waited_us: u64,
+/// The whole run, from the first PUBLISH to the report.
+pub fn run(plan: &Plan, progress: Progress) -> Result<Report, Failure> {
+    if !plan.cores.is_empty() {
+        pin(&plan.cores).map_err(|error| Failure::Cores(plan.cores.clone(), error))?;
+    }
+    // Not from the seed: a notifier remembers the dialogs and publications of the run before.
+    let run = Run(rand::random());
+    let local = local_address(plan.targets[0])?;
+    let seconds = (plan.warmup + plan.duration).as_secs_f64();
+    let board = Board::new(plan.threads, (plan.changes * seconds) as usize + 2);
+    let mut conductor = Conductor::new(plan, &board, run, local, progress)?;
+    let start = conductor.start;
+    let recruit = |crew: u32| {
+        let share = share(plan, crew);
+        let endpoints = (0..share.sockets).map(|_| Endpoint::bind(share.bind(local)));
+        Ok(Recruits {
+            plan,
+            board: &board,
+            crew,
+            share,
+            run,
+            start,
+            endpoints: endpoints.collect::<io::Result<_>>()?,
+            core: plan.cores.get(crew as usize).copied(),
+            window: (WINDOW / plan.threads).max(1),
+        })
+    };
+    let crews: Vec<Recruits> = (0..plan.threads).map(recruit).collect::<io::Result<_>>()?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = crews
+            .into_iter()
+            .map(|recruits| scope.spawn(|| recruits.serve()))
+            .collect();
+        let conducted = conductor.conduct();
+        board.begin(Stage::Stop);
+        let mut yields = Vec::new();
+        for thread in threads {
+            yields.push(thread.join().map_err(|_| Failure::Thread)??);
+        }
+        conductor.report(conducted?, yields)
+    })
 }
 
-impl<'a> Swarm<'a> {
-    pub fn new(plan: &'a Plan, progress: Progress) -> Result<Self, Failure> {
-        if let Some(core) = plan.core {
-            pin(core).map_err(|error| Failure::Core(core, error))?;
-        }
-        // Not from the seed: a notifier remembers the dialogs and publications of the run before.
-        let run = Run(rand::random());
-        let local = local_address(plan.targets[0])?;
-        let bind = if plan.hops.is_some() {
-            IpAddr::from(Ipv4Addr::UNSPECIFIED)
-        } else {
-            local
-        };
-        let endpoints: Vec<Endpoint> = (0..plan.sockets)
-            .map(|_| Endpoint::bind(bind))
-            .collect::<io::Result<_>>()?;
-        let publishing = Endpoint::bind(local)?;
-        let poll = Poll::readable(endpoints.iter().chain(std::iter::once(&publishing)));
-        let publishing_from = SocketAddr::new(local, publishing.port());
-        let targets = plan
-            .targets
-            .iter()
-            .cycle()
-            .copied()
-            .take(usize::from(plan.servers));
+fn share(plan: &Plan, crew: u32) -> Share {
+    Share::new(
+        plan.threads,
+        crew,
+        plan.entities,
+        plan.hops,
+        plan.sockets.into(),
+    )
+}
+
+/// What the stages showed the conductor.
+#[derive(Debug, Default)]
+struct Conducted {
+    /// When the first SUBSCRIBE was due.
+    subscribe_us: u64,
+    span: Span,
+}
+
+impl<'a> Conductor<'a> {
+    fn new(
+        plan: &'a Plan,
+        board: &'a Board,
+        run: Run,
+        local: IpAddr,
+        progress: Progress,
+    ) -> io::Result<Self> {
+        let endpoint = Endpoint::bind(local)?;
+        let poll = Poll::readable(std::iter::once(&endpoint));
+        let from = SocketAddr::new(local, endpoint.port());
+        let targets = plan.targets.iter().cycle().copied();
         let publisher = Publisher::new(
-            publishing,
-            publishing_from,
+            endpoint,
+            from,
             run,
             plan.domain.clone(),
             plan.change,
-            targets,
+            targets.take(usize::from(plan.servers)),
         );
-        Ok(Swarm {
+        Ok(Conductor {
             plan,
-            run,
+            board,
             start: Instant::now(),
-            local,
-            endpoints,
+            publisher,
             poll,
             inbox: Inbox::new(),
             scanner: Scanner::default(),
-            template: SubscribeTemplate::new(run, &plan.domain, plan.format),
-            entities: vec![Entity::default(); plan.entities as usize],
-            dialogs: Dialogs::new(&format!("sip:{}", plan.domain)),
-            wheel: Wheel::new(),
-            due: Vec::new(),
-            publisher,
-            reader: Reader::new(plan.format, id_prefix(run)),
-            rounds: Rounds::new(plan.entities, plan.servers.into(), micros(plan.grace)),
-            faults: Faults::default(),
-            counts: Counts::default(),
-            chance: SmallRng::seed_from_u64(plan.seed),
-            batch: 0,
-            unanswered: 0,
-            live: 0,
-            waited_us: 0,
-            fan_out: FanOut::default(),
             progress,
         })
     }
 
-    /// The whole run, from the first PUBLISH to the report.
-    pub fn run(mut self) -> Result<Report, Failure> {
+    fn conduct(&mut self) -> Result<Conducted, Failure> {
         self.publish()?;
-        let mut measured = Measured::default();
-        self.subscribe(&mut measured)?;
-        self.measure(&mut measured)?;
-        self.leave()?;
-        for endpoint in self
-            .endpoints
-            .iter()
-            .chain(std::iter::once(self.publisher.endpoint()))
-        {
-            self.counts.socket_drops += endpoint.drops()?;
-            self.counts.send_refused += endpoint.refused;
+        let subscribe_us = self.now_us();
+        self.subscribe()?;
+        let mut span = Span::default();
+        if self.board.sum(|crew| &crew.ready) > 0 {
+            span = self.measure()?;
+            self.leave()?;
         }
-        self.counts.documents_parsed = self.reader.parsed();
-        self.counts.heads_parsed = self.scanner.learnt();
         self.progress.finish();
-        let publications = self.publisher.counts.clone();
-        Ok(Report::new(
-            self.plan,
-            self.counts,
-            measured,
-            &self.rounds,
-            &self.faults,
-            publications,
-        ))
+        Ok(Conducted { subscribe_us, span })
     }
 
     fn now_us(&self) -> u64 {
@@ -206,89 +196,66 @@ impl<'a> Swarm<'a> {
         Ok(())
     }
 
-    fn subscribe(&mut self, measured: &mut Measured) -> Result<(), Failure> {
-        let count = self.plan.entities;
-        self.progress.begin("subscribing", u64::from(count));
-        let began = self.now_us();
-        let mut next = 0;
-        let mut moved = (began, (0, 0));
+    fn subscribe(&mut self) -> Result<(), Failure> {
+        let count = u64::from(self.plan.entities);
+        self.progress.begin("subscribing", count);
+        self.board.begin(Stage::Subscribe);
+        let mut moved = (self.now_us(), (0, 0, 0));
         loop {
-            while next < count && self.unanswered < WINDOW {
-                self.send_new_subscribe(next, false)?;
-                next += 1;
-            }
-            let stands = (self.counts.subscribed, self.counts.ready);
-            let is_settled = next == count && self.unanswered == 0;
-            let given_up = self.counts.refused.values().sum::<u64>() + self.counts.unanswered;
-            if is_settled && stands.1 + given_up >= u64::from(count) {
+            self.glance(u64::MAX)?;
+            let board = self.board;
+            let ready = board.sum(|crew| &crew.ready);
+            let given_up = board.sum(|crew| &crew.given_up);
+            let open = board.sum(|crew| &crew.open);
+            self.progress.at(ready);
+            if board.is_entered(Stage::Subscribe) && open == 0 && ready + given_up >= count {
                 break;
             }
+            let stands = (board.sum(|crew| &crew.subscribed), ready, open);
             let now = self.now_us();
             if stands != moved.1 {
                 moved = (now, stands);
             } else if now - moved.0 >= STALL_US {
                 break;
             }
-            self.turn(moved.0 + STALL_US)?;
-            self.progress.at(self.counts.ready);
         }
-        measured.subscribe_us = self.counts.last_subscribed_us.saturating_sub(began);
-        measured.all_ready_us = self.counts.last_ready_us.saturating_sub(began);
-        if self.counts.ready > 0 {
-            return Ok(());
-        }
-        match self.counts.refused.keys().next() {
-            Some(&status) => Err(Failure::SubscribeRefused(status)),
-            None if self.counts.subscribed > 0 => Err(Failure::NoDocument),
-            None => Err(Failure::NoAnswer),
-        }
+        Ok(())
     }
 
-    fn measure(&mut self, measured: &mut Measured) -> Result<(), Failure> {
-        for entity in &mut self.entities {
-            if self.plan.dead > 0.0 && self.chance.random_bool(self.plan.dead) {
-                entity.fall_silent();
-                self.counts.dead += 1;
-            }
+    fn measure(&mut self) -> Result<Span, Failure> {
+        self.board.begin(Stage::Measure);
+        while !self.board.is_entered(Stage::Measure) {
+            self.glance(u64::MAX)?;
         }
-        self.live = self
-            .entities
-            .iter()
-            .filter(|entity| entity.is_live())
-            .count() as u32;
         let began = self.now_us();
-        let (cpu_ns, received, waited) = (cpu_ns(), self.counts.received, self.waited_us);
         let warm = began + micros(self.plan.warmup);
         let end = warm + micros(self.plan.duration);
         self.progress.begin("measuring", (end - began) / SECOND_US);
-        measured.began_us = warm;
-        measured.began_at = Some(SystemTime::now() + self.plan.warmup);
+        let began_at = SystemTime::now() + self.plan.warmup;
         self.keep_changing(began, warm, end)?;
+        self.board.begin(Stage::Settle);
         let grace_end = self.now_us() + micros(self.plan.grace);
-        while !self.rounds.complete(self.live) && self.now_us() < grace_end {
-            self.turn(grace_end)?;
+        while self.now_us() < grace_end {
+            let is_settled = self.board.is_entered(Stage::Settle)
+                && self.board.is_complete()
+                && (self.plan.churn == 0.0 || self.board.sum(|crew| &crew.open) == 0);
+            if is_settled {
+                break;
+            }
+            self.glance(grace_end)?;
         }
-        measured.ended_us = self.now_us().max(end);
-        self.close_fan_out(0);
-        measured.lasted_us = self.now_us() - began;
-        measured.waited_us = self.waited_us - waited;
-        measured.cpu_ns = self::cpu_ns()
-            .zip(cpu_ns)
-            .map(|(after, before)| after - before);
-        measured.received = self.counts.received - received;
-        measured.fan_out_us = self.fan_out.lasted_us;
-        measured.fan_out_waited_us = self.fan_out.waited_us;
-        measured.live = self.live;
-        let live = (0..self.plan.entities).filter(|&at| self.entities[at as usize].is_live());
-        measured.outcome = self.rounds.outcome(live);
-        Ok(())
+        Ok(Span {
+            began_at: Some(began_at),
+            began_us: warm,
+            ended_us: self.now_us().max(end),
+        })
     }
 
     /// Open loop: a round begins at its instant, whatever became of those before.
     fn keep_changing(&mut self, began: u64, warm: u64, end: u64) -> Result<(), Failure> {
         loop {
             let now = self.now_us();
-            let ahead = f64::from(self.rounds.count()) / self.plan.changes * SECOND_US as f64;
+            let ahead = f64::from(self.board.rounds()) / self.plan.changes * SECOND_US as f64;
             let next = if self.plan.changes > 0.0 {
                 began + ahead as u64
             } else {
@@ -297,56 +264,42 @@ impl<'a> Swarm<'a> {
             if now >= end && next >= end {
                 return Ok(());
             }
-            if next <= now && next < end {
-                let (round, server) = self.rounds.begin(next, next >= warm);
-                self.publisher.change(server, round, now)?;
-                self.fan_out.open.get_or_insert((now, self.waited_us));
+            if next <= now
+                && next < end
+                && let Some(round) = self.board.begin_round(next, next >= warm)
+            {
+                let server = (round - 1) % u32::from(self.plan.servers);
+                self.publisher.change(server as u16, round, now)?;
                 continue;
             }
-            self.turn(next.min(end))?;
-            self.close_fan_out(self.live / 10 * 9);
+            self.glance(next.min(end))?;
             self.progress.at((self.now_us() - began) / SECOND_US);
         }
     }
 
-    fn close_fan_out(&mut self, enough: u32) {
-        if self.rounds.newest_reached() < enough {
-            return;
-        }
-        if let Some((began, waited)) = self.fan_out.open.take() {
-            self.fan_out.lasted_us += self.now_us() - began;
-            self.fan_out.waited_us += self.waited_us - waited;
-        }
-    }
-
     fn leave(&mut self) -> Result<(), Failure> {
-        let leavers: Vec<u32> = (0..self.plan.entities)
-            .filter(|&at| {
-                let entity = &self.entities[at as usize];
-                entity.phase() == Phase::Subscribed && !entity.is_silent()
-            })
-            .collect();
-        self.progress.begin("leaving", leavers.len() as u64);
-        let mut waiting = leavers.iter();
-        let mut moved = (self.now_us(), 0);
+        self.board.begin(Stage::Leave);
+        while !self.board.is_entered(Stage::Leave) {
+            self.glance(u64::MAX)?;
+        }
+        let leavers = self.board.sum(|crew| &crew.leavers);
+        self.progress.begin("leaving", leavers);
+        let mut moved = (self.now_us(), (0, 0));
         loop {
-            while self.unanswered < WINDOW {
-                let Some(&index) = waiting.next() else { break };
-                self.send_new_subscribe(index, true)?;
-            }
-            if self.counts.left >= leavers.len() as u64 {
+            let left = self.board.sum(|crew| &crew.left);
+            self.progress.at(left);
+            let open = self.board.sum(|crew| &crew.open);
+            if left >= leavers && open == 0 {
                 break;
             }
             let now = self.now_us();
-            if self.counts.left != moved.1 {
-                moved = (now, self.counts.left);
+            if (left, open) != moved.1 {
+                moved = (now, (left, open));
             } else if now - moved.0 >= LEAVE_STALL_US {
                 break;
             }
-            self.turn(moved.0 + LEAVE_STALL_US)?;
-            self.progress.at(self.counts.left);
+            self.glance(u64::MAX)?;
         }
-        self.counts.not_left = leavers.len() as u64 - self.counts.left;
         let until = self.now_us() + ANSWER_WITHIN_US;
         self.publisher.withdraw(self.now_us())?;
         while !self.publisher.is_idle() && self.now_us() < until {
@@ -355,126 +308,84 @@ impl<'a> Swarm<'a> {
         Ok(())
     }
 
-    /// Does what is due, waits for datagrams until `until_us` at most, and takes what has come.
+    /// A turn that ends soon, to look at the crews.
+    fn glance(&mut self, until_us: u64) -> Result<(), Failure> {
+        if self.board.is_broken() {
+            return Err(Failure::Thread);
+        }
+        self.turn(until_us.min(self.now_us() + GLANCE_US))?;
+        Ok(())
+    }
+
+    /// Publishes what is due, and waits for answers until `until_us` at most.
     fn turn(&mut self, until_us: u64) -> io::Result<()> {
         let now = self.now_us();
-        self.wake(now)?;
         let tend = self.publisher.tend(now)?;
-        for endpoint in &mut self.endpoints {
-            endpoint.flush()?;
-        }
-        let tick = (now / 1_000 / TICK_MS + 1) * TICK_MS * 1_000;
-        let before = self.now_us();
-        let timeout = until_us.min(tend).min(tick).saturating_sub(before);
+        let timeout = until_us.min(tend).saturating_sub(self.now_us());
         self.poll.wait(Duration::from_micros(timeout))?;
-        self.waited_us += self.now_us() - before;
-        for socket in 0..self.endpoints.len() {
-            if self.poll.is_ready(socket) {
-                self.drain(socket)?;
-            }
+        if !self.poll.is_ready(0) {
+            return Ok(());
         }
-        if self.poll.is_ready(self.endpoints.len()) {
-            self.drain_publisher()?;
+        let count = self.publisher.endpoint().receive(&mut self.inbox)?;
+        let now = self.now_us();
+        for at in 0..count {
+            if let Ok(Message::Response(response)) = self.scanner.scan(self.inbox.get(at).bytes) {
+                self.publisher.receive(&response, now)?;
+            }
         }
         Ok(())
     }
 
-    fn wake(&mut self, now: u64) -> io::Result<()> {
-        let mut due = std::mem::take(&mut self.due);
-        self.wheel.advance(now / 1_000, &mut due);
-        for (index, tick) in due.drain(..) {
-            let entity = &mut self.entities[index as usize];
-            if entity.deadline != tick || (entity.is_silent() && entity.tries == 0) {
-                continue;
-            }
-            match (entity.tries, entity.phase()) {
-                (0, Phase::Subscribed) => {
-                    self.counts.refreshes += 1;
-                    self.send_new_subscribe(index, false)?;
-                }
-                (0, _) => {}
-                (TRIES, _) => {
-                    let before = self.standing(index);
-                    self.entities[index as usize].gave_up();
-                    self.note(index, before, now);
-                    self.counts.unanswered += 1;
-                    self.unanswered -= 1;
-                }
-                _ => {
-                    entity.tries += 1;
-                    self.counts.subscribes_repeated += 1;
-                    self.send_subscribe(index)?;
-                }
-            }
+    fn report(self, conducted: Conducted, yields: Vec<Yield>) -> Result<Report, Failure> {
+        let mut yields = yields.into_iter();
+        let Yield {
+            mut counts,
+            mut rounds,
+            mut faults,
+            thread,
+        } = yields.next().ok_or(Failure::Thread)?;
+        let mut threads = vec![thread];
+        for other in yields {
+            counts.add(other.counts);
+            rounds.merge(&other.rounds);
+            faults.merge(&other.faults);
+            threads.push(other.thread);
         }
-        self.due = due;
-        Ok(())
-    }
-
-    fn send_new_subscribe(&mut self, index: u32, leave: bool) -> io::Result<()> {
-        let entity = &mut self.entities[index as usize];
-        if entity.tries == 0 {
-            self.unanswered += 1;
+        if counts.ready == 0 {
+            return Err(match counts.refused.keys().next() {
+                Some(&status) => Failure::SubscribeRefused(status),
+                None if counts.subscribed > 0 => Failure::NoDocument,
+                None => Failure::NoAnswer,
+            });
         }
-        entity.subscribe(leave);
-        self.send_subscribe(index)
-    }
-
-    /// Sends the outstanding SUBSCRIBE, for the first time or again, and arms Timer E.
-    fn send_subscribe(&mut self, index: u32) -> io::Result<()> {
-        let contact = self.contact(index);
-        let now_ms = self.now_us() / 1_000;
-        let entity = &mut self.entities[index as usize];
-        let timer_us = if entity.tries == TRIES {
-            TIMER_F_US - 31_500_000
-        } else {
-            timer_e_us(entity.tries)
+        counts.not_left = counts.leavers - counts.left;
+        let endpoint = self.publisher.endpoint();
+        counts.socket_drops += endpoint.drops()?;
+        counts.send_refused += endpoint.refused;
+        let measured = Measured {
+            subscribe_us: counts
+                .last_subscribed_us
+                .saturating_sub(conducted.subscribe_us),
+            all_ready_us: counts.last_ready_us.saturating_sub(conducted.subscribe_us),
+            live: threads.iter().map(|thread| thread.live).sum(),
+            span: conducted.span,
+            threads,
+            outcome: rounds.outcome(),
         };
-        entity.deadline = self.wheel.arm(index, now_ms, timer_us / 1_000);
-        let in_dialog = entity.subscribe_cseq() > 1;
-        let message = Subscribe {
-            index,
-            cseq: entity.subscribe_cseq(),
-            contact,
-            dialog: in_dialog.then(|| (self.dialogs.tag(entity), self.dialogs.remote(entity))),
-            expires: if entity.phase() == Phase::Leaving {
-                0
-            } else {
-                self.plan.expires
-            },
-        };
-        let target = self.plan.targets[index as usize % self.plan.targets.len()];
-        let source = own_address(self.plan, contact);
-        let at = self.socket_of(index);
-        let template = &self.template;
-        self.endpoints[at].queue(target, source, |out| template.write(&message, out))
-    }
-
-    fn socket_of(&self, index: u32) -> usize {
-        (self.plan.hops.map_or(index, |hops| index % hops) % u32::from(self.plan.sockets)) as usize
-    }
-
-    fn contact(&self, index: u32) -> SocketAddr {
-        let port = self.endpoints[self.socket_of(index)].port();
-        let ip = match self.plan.hops {
-            // From 127.1.0.1 on, clear of the addresses that servers listen on.
-            Some(hops) => Ipv4Addr::from(0x7f01_0001 + index % hops).into(),
-            None => self.local,
-        };
-        SocketAddr::new(ip, port)
+        let publications = self.publisher.counts.clone();
+        Ok(Report::new(
+            self.plan,
+            counts,
+            measured,
+            &rounds,
+            &faults,
+            publications,
+        ))
     }
 }
 
 fn micros(duration: Duration) -> u64 {
     duration.as_micros() as u64
-}
-
-/// Where an entity's datagrams leave from, when that is not its socket's own address.
-fn own_address(plan: &Plan, contact: SocketAddr) -> Option<Ipv4Addr> {
-    match contact.ip() {
-        IpAddr::V4(ip) if plan.hops.is_some() => Some(ip),
-        _ => None,
-    }
 }
 
 /// The address that the kernel would send from.
@@ -487,14 +398,4 @@ fn local_address(target: SocketAddr) -> io::Result<IpAddr> {
     let socket = UdpSocket::bind(any)?;
     socket.connect(target)?;
     Ok(socket.local_addr()?.ip())
-}
-
-/// CPU time of all threads of this process, in nanoseconds; `None` where the kernel does not say.
-pub fn cpu_ns() -> Option<u64> {
-    let mut sum = 0;
-    for task in std::fs::read_dir("/proc/self/task").ok()? {
-        let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        sum += text.split_whitespace().next()?.parse::<u64>().ok()?;
-    }
-    Some(sum)
 }

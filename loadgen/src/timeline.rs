@@ -28,6 +28,15 @@ impl Timeline {
         self.bins[at] += 1;
     }
 
+    /// Adds what came elsewhere.
+    pub fn add(&mut self, other: &Timeline) {
+        let length = self.bins.len().max(other.bins.len());
+        self.bins.resize(length, 0);
+        for (bin, count) in self.bins.iter_mut().zip(&other.bins) {
+            *bin += count;
+        }
+    }
+
     /// What came from `from_us` on until `until_us`.
     pub fn between(&self, from_us: u64, until_us: u64) -> OverTime {
         let bin = |us: u64| (us / 1_000 / BIN_MS) as usize;
@@ -57,6 +66,16 @@ mod tests {
         let shown = timeline.between(20_000, 49_000);
         assert_eq!((shown.bin_ms, shown.counts), (10, vec![2, 0, 0]));
         assert!(timeline.between(1_000_000, 2_000_000).counts.is_empty());
+    }
+
+    #[test]
+    fn what_came_elsewhere_is_added() {
+        let (mut one, mut other) = (Timeline::default(), Timeline::default());
+        one.record(5_000);
+        other.record(6_000);
+        other.record(25_000);
+        one.add(&other);
+        assert_eq!(one.between(0, 29_000).counts, [2, 0, 1]);
     }
 
     #[test]

@@ -143,6 +143,7 @@ fn lost_notifys_come_again_and_nothing_is_missing() {
         "--entities 100 --duration 2 --changes 4 --loss 0.1 --grace 12",
     );
     assert_ne!(number(&report, "/notifying/lost_on_purpose"), 0);
+    assert_ne!(number(&report, "/notifying/withheld_on_purpose"), 0);
     assert!(number(&report, "/latency_us/max") >= 400_000, "{report:#}");
 }
 
@@ -156,6 +157,83 @@ fn the_dead_are_not_missed() {
     assert!((5..50).contains(&dead), "{report:#}");
     assert_eq!(number(&report, "/changing/live_entities"), 100 - dead);
     assert_ne!(number(&report, "/notifying/retransmissions"), 0);
+}
+
+#[test]
+fn the_slow_are_slow_and_miss_nothing() {
+    let report = right(
+        "127.0.0.1",
+        "--entities 100 --duration 2 --changes 5 --slow 0.3 --slow-by 0.3",
+    );
+    assert!((10..60).contains(&number(&report, "/notifying/slow")));
+    assert!(number(&report, "/latency_us/max") >= 50_000, "{report:#}");
+}
+
+#[test]
+fn several_threads_share_the_entities() {
+    for hops in ["", "--own-address", "--hops 3"] {
+        let report = right(
+            "127.0.0.1",
+            &format!("--entities 100 --duration 1 --changes 5 --cores 0,0-1 {hops}"),
+        );
+        assert_eq!(number(&report, "/latency_us/count"), 500);
+        let threads = report["loadgen"]["threads"].as_array().unwrap();
+        assert_eq!(threads.len(), 2, "{report:#}");
+    }
+}
+
+#[test]
+fn a_herd_comes_within_its_time() {
+    let report = right(
+        "127.0.0.1",
+        "--entities 200 --duration 0.5 --changes 4 --within 0.8",
+    );
+    let seconds = report["subscribing"]["seconds"].as_f64().unwrap();
+    assert!((0.7..5.0).contains(&seconds), "{report:#}");
+}
+
+#[test]
+fn a_subscribe_that_is_put_off_comes_again() {
+    let notifier = Running::start("127.0.0.1", Wrong::PutsOff);
+    let (status, report) = run(&notifier, "--entities 50 --duration 0.5 --changes 4");
+    assert_eq!(status, 0, "{report:#}");
+    assert_eq!(number(&report, "/subscribing/put_off"), 50, "{report:#}");
+}
+
+#[test]
+fn who_leaves_and_comes_back_has_everything() {
+    for more in ["", "--loss 0.05 --grace 12"] {
+        let report = right(
+            "127.0.0.1",
+            &format!("--entities 50 --duration 2 --changes 5 --churn 100 {more}"),
+        );
+        assert!(number(&report, "/notifying/churned") >= 50, "{report:#}");
+        assert_eq!(
+            number(&report, "/notifying/churned"),
+            number(&report, "/notifying/returned")
+        );
+    }
+}
+
+#[test]
+fn a_notify_after_the_end_is_caught() {
+    let notifier = Running::start("127.0.0.1", Wrong::GoesOnAfterTheEnd);
+    let (status, report) = run(
+        &notifier,
+        "--entities 20 --duration 1 --changes 4 --churn 20",
+    );
+    assert_eq!(status, 1, "{report:#}");
+    assert_ne!(number(&report, "/faults/after the end"), 0, "{report:#}");
+}
+
+#[test]
+fn recorded_routes_are_asked_for() {
+    let arguments = "--entities 20 --duration 0.5 --changes 4 --record-route --own-address";
+    right("127.0.0.1", arguments);
+    let notifier = Running::start("127.0.0.1", Wrong::ForgetsTheRoute);
+    let (status, report) = run(&notifier, arguments);
+    assert_eq!(status, 1, "{report:#}");
+    assert_ne!(number(&report, "/faults/wrong route"), 0, "{report:#}");
 }
 
 #[test]

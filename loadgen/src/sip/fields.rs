@@ -93,7 +93,7 @@ pub(super) struct Fields<'a> {
     pub branch: &'a [u8],
     pub call_id: &'a [u8],
     pub from_tag: &'a [u8],
-    /// User part of the URI in To.
+    /// The last eight bytes of the user part of the URI in To.
     pub to_user: &'a [u8],
     pub to_tag: &'a [u8],
     /// The number in CSeq.
@@ -108,6 +108,9 @@ pub(super) struct Fields<'a> {
     pub expires: Option<&'a [u8]>,
     pub min_expires: Option<&'a [u8]>,
     pub entity_tag: Option<&'a [u8]>,
+    pub retry_after: Option<&'a [u8]>,
+    /// Empty where there are several.
+    pub route: Option<&'a [u8]>,
     pub repeated: Repeated<'a>,
 }
 
@@ -166,7 +169,7 @@ impl<'a> Fields<'a> {
                 self.repeated.push(start, end)?;
             }
             b't' if is("To", b't') => {
-                self.to_user = user_part(uri(value));
+                self.to_user = last_digits(user_part(uri(value)));
                 self.to_tag = parameter(value, b"tag");
                 self.repeated.push(start, end)?;
             }
@@ -186,6 +189,14 @@ impl<'a> Fields<'a> {
             b's' if is("Subscription-State", 0) => self.subscription_state = value,
             b's' if is("SIP-ETag", 0) => self.entity_tag = Some(value),
             b'e' if is("Expires", 0) => self.expires = Some(value),
+            b'r' if is("Retry-After", 0) => {
+                self.retry_after = Some(first_word(
+                    value.split(|&byte| byte == b'(').next().unwrap_or_default(),
+                ));
+            }
+            b'r' if is("Route", 0) => {
+                self.route = Some(if self.route.is_some() { b"" } else { value });
+            }
             b'm' if is("Min-Expires", 0) => self.min_expires = Some(value),
             _ => {}
         }
@@ -221,4 +232,9 @@ pub(super) fn user_part(uri: &[u8]) -> &[u8] {
         Some(end) if end >= start => &uri[start..end],
         _ => &[],
     }
+}
+
+/// The eight bytes that name an entity, where a user part has that many.
+fn last_digits(user: &[u8]) -> &[u8] {
+    &user[user.len().saturating_sub(8)..]
 }

@@ -17,6 +17,9 @@ pub struct Scanner {
     learnt: u64,
 }
 
+/// Bytes compared at once.
+const WIDTH: usize = 32;
+
 /// From and to, in bytes after the first line.
 type Span = (u16, u16);
 
@@ -36,6 +39,7 @@ struct Layout {
     subscription_state: Span,
     content_length: Option<Span>,
     contact: Option<Span>,
+    route: Option<Span>,
     event: Span,
     content_type: Span,
     repeated: Repeated<'static>,
@@ -106,6 +110,10 @@ impl Layout {
             Some(value) => Some(place(value)?),
             None => None,
         };
+        let route = match fields.route {
+            Some(value) => Some(place(value)?),
+            None => None,
+        };
         let mut values = vec![
             branch,
             call_id,
@@ -115,7 +123,7 @@ impl Layout {
             cseq,
             subscription_state,
         ];
-        values.extend(content_length);
+        values.extend(content_length.into_iter().chain(route));
         // A value on several lines could hide a line end that is another's elsewhere.
         let is_folded =
             |&(from, to): &Span| memchr(b'\n', &head[usize::from(from)..usize::from(to)]).is_some();
@@ -135,6 +143,7 @@ impl Layout {
             subscription_state,
             content_length,
             contact: fields.contact.and_then(place),
+            route,
             event: place(fields.event)?,
             content_type: place(fields.content_type).unwrap_or_default(),
             repeated: fields.repeated.without_message(start)?,
@@ -143,15 +152,29 @@ impl Layout {
 
     /// The same but for the values, and no line end in a value: so there are no other lines.
     fn is_like(&self, head: &[u8]) -> bool {
-        // Without a branch, so that it is done for many bytes at once.
-        let known = self.head.iter().zip(&self.mask);
-        let unlike = head
-            .iter()
-            .zip(known)
-            .fold(0, |sum, (byte, (known, mask))| {
-                sum | (byte ^ known) & mask | u8::from(*byte == b'\n') & !mask
-            });
-        unlike == 0
+        let (known, mask) = (&*self.head, &*self.mask);
+        if head.len() < WIDTH || known.len() != head.len() || mask.len() != head.len() {
+            return false;
+        }
+        // Without a branch, so that it is done for many bytes at once; the last ones overlap those before.
+        let mut unlike = [0; WIDTH];
+        let mut at = 0;
+        loop {
+            let (one, known, mask) = (
+                &head[at..][..WIDTH],
+                &known[at..][..WIDTH],
+                &mask[at..][..WIDTH],
+            );
+            for byte in 0..WIDTH {
+                unlike[byte] |= (one[byte] ^ known[byte]) & mask[byte]
+                    | u8::from(one[byte] == b'\n') & !mask[byte];
+            }
+            if at + WIDTH == head.len() {
+                break;
+            }
+            at = (at + WIDTH).min(head.len() - WIDTH);
+        }
+        unlike == [0; WIDTH]
     }
 
     /// The header fields of `bytes` and the body, if the head is laid out like this one.
@@ -172,6 +195,7 @@ impl Layout {
             cseq: value(self.cseq).trim_ascii_start(),
             method: value(self.method),
             contact: self.contact.map(value),
+            route: self.route.map(value),
             event: value(self.event),
             content_type: value(self.content_type),
             content_length: self.content_length.map(value),

@@ -7,11 +7,14 @@ use rsip::{Header, Headers, Method, Request, Uri, Version};
 
 use super::Run;
 use crate::document::Format;
+use crate::plan::Plan;
 
 /// What differs from one SUBSCRIBE to the next.
 #[derive(Debug, Clone, Copy)]
 pub struct Subscribe<'a> {
     pub index: u32,
+    /// Number of the entity's dialog.
+    pub generation: u16,
     pub cseq: u32,
     pub contact: SocketAddr,
     /// Notifier's tag and remote target, once the dialog stands.
@@ -23,6 +26,7 @@ pub struct Subscribe<'a> {
 enum Slot {
     Target,
     Index,
+    Generation,
     Contact,
     CSeq,
     ToTag,
@@ -30,9 +34,10 @@ enum Slot {
 }
 
 /// The words that mark a slot in the message that rsip writes; legal wherever they stand.
-const MARKS: [(&str, Slot); 6] = [
+const MARKS: [(&str, Slot); 7] = [
     ("sip:slot-target", Slot::Target),
     ("slot-index", Slot::Index),
+    ("slot-generation", Slot::Generation),
     ("slot-contact", Slot::Contact),
     ("slot-cseq", Slot::CSeq),
     (";slot-to-tag", Slot::ToTag),
@@ -53,29 +58,36 @@ pub struct SubscribeTemplate {
 }
 
 impl SubscribeTemplate {
-    pub fn new(run: Run, domain: &str, format: Format) -> Self {
+    pub fn new(run: Run, plan: &Plan) -> Self {
+        let (domain, format) = (&plan.domain, plan.format);
         let run = run.0;
+        let mut headers = vec![
+            via(
+                "slot-contact",
+                &format!("z9hG4bK{run:08x}slot-indexslot-cseq"),
+            ),
+            Header::From(format!("<sip:entity-slot-index@{domain}>;tag=lgslot-index").into()),
+            Header::To(format!("<sip:{domain}>;slot-to-tag").into()),
+            Header::CallId(
+                format!("{run:08x}-slot-index-slot-generation@entity.loadgen.invalid").into(),
+            ),
+            Header::CSeq("slot-cseq SUBSCRIBE".into()),
+            Header::MaxForwards("70".into()),
+            Header::Contact("<sip:slot-index@slot-contact;transport=udp;line=slot-index>".into()),
+            Header::Event("SIPserver".into()),
+            Header::Accept(format.media_type().into()),
+            Header::Expires("slot-expires".into()),
+            Header::ContentLength("0".into()),
+        ];
+        if plan.record_route {
+            let route = format!("<sip:slot-contact;lr;ftag=lgslot-index;did={run:08x}.slot-index>");
+            headers.insert(1, Header::RecordRoute(route.into()));
+        }
         let request = Request {
             method: Method::Subscribe,
             uri: Uri::try_from("sip:slot-target").expect("the mark is a host name"),
             version: Version::V2,
-            headers: vec![
-                via(
-                    "slot-contact",
-                    &format!("z9hG4bK{run:08x}slot-indexslot-cseq"),
-                ),
-                Header::From(format!("<sip:slot-index@{domain}>;tag=lgslot-index").into()),
-                Header::To(format!("<sip:{domain}>;slot-to-tag").into()),
-                Header::CallId(format!("{run:08x}-slot-index@entity.loadgen.invalid").into()),
-                Header::CSeq("slot-cseq SUBSCRIBE".into()),
-                Header::MaxForwards("70".into()),
-                Header::Contact("<sip:slot-index@slot-contact>".into()),
-                Header::Event("SIPserver".into()),
-                Header::Accept(format.media_type().into()),
-                Header::Expires("slot-expires".into()),
-                Header::ContentLength("0".into()),
-            ]
-            .into(),
+            headers: headers.into(),
             body: Vec::new(),
         };
         SubscribeTemplate {
@@ -99,6 +111,7 @@ impl SubscribeTemplate {
             (Slot::Target, Some((_, target))) => out.write_all(target),
             (Slot::Target, None) => out.write_all(self.out_of_dialog.as_bytes()),
             (Slot::Index, _) => write!(out, "{:08x}", message.index),
+            (Slot::Generation, _) => write!(out, "{:04x}", message.generation),
             (Slot::Contact, _) => write!(out, "{}", message.contact),
             (Slot::CSeq, _) => write!(out, "{}", message.cseq),
             (Slot::ToTag, Some((tag, _))) => {
@@ -194,15 +207,18 @@ impl Publish<'_> {
 mod tests {
     use super::*;
 
+    use crate::plan::tests::plan;
+
     const RUN: Run = Run(0x00c0_ffee);
 
     fn message(dialog: Option<(&[u8], &[u8])>) -> String {
-        let template = SubscribeTemplate::new(RUN, "example.com", Format::Json);
+        let template = SubscribeTemplate::new(RUN, &plan("--format json --record-route"));
         let mut out = Vec::new();
         let contact = "127.1.2.3:5062".parse().unwrap();
         template.write(
             &Subscribe {
                 index: 0x2a,
+                generation: 1,
                 cseq: 3,
                 contact,
                 dialog,
@@ -224,15 +240,38 @@ mod tests {
             assert_eq!(request.method, Method::Subscribe);
             assert!(!text.contains("slot-"), "{text}");
             assert!(
-                text.contains("Call-ID: 00c0ffee-0000002a@entity.loadgen.invalid\r\n"),
+                text.contains("Call-ID: 00c0ffee-0000002a-0001@entity.loadgen.invalid\r\n"),
                 "{text}"
             );
             assert!(
-                text.contains("Contact: <sip:0000002a@127.1.2.3:5062>\r\n"),
+                text.contains(
+                    "Contact: <sip:0000002a@127.1.2.3:5062;transport=udp;line=0000002a>\r\n"
+                ),
                 "{text}"
             );
             assert!(text.contains("CSeq: 3 SUBSCRIBE\r\n"), "{text}");
         }
+    }
+
+    #[test]
+    fn identifiers_are_as_long_as_in_the_field() {
+        let text = message(None);
+        let value = |name: &str| {
+            let start = text.find(name).unwrap() + name.len();
+            text[start..].split("\r\n").next().unwrap().to_owned()
+        };
+        assert_eq!(value("\r\nCall-ID: ").len(), 45);
+        let (uri, tag) = {
+            let from = value("\r\nFrom: ");
+            let (uri, tag) = from.split_once(";tag=").unwrap();
+            (uri.len() - 2, tag.len())
+        };
+        assert_eq!((uri, tag), (31, 10));
+        assert!((55..=65).contains(&value("\r\nContact: ").len()));
+        assert!((60..=74).contains(&value("\r\nRecord-Route: ").len()));
+        assert!(RUN.recorded(value("\r\nRecord-Route: ").as_bytes(), b"0000002a"));
+        assert!(!RUN.recorded(value("\r\nRecord-Route: ").as_bytes(), b"0000002b"));
+        assert!(!Run(1).recorded(value("\r\nRecord-Route: ").as_bytes(), b"0000002a"));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use memchr::memchr;
 
 use super::fields::{Fields, Repeated, Unreadable, fields, first_word, user_part};
-use super::{Run, decimal, entity_of_user, is_own_tag};
+use super::{Run, decimal, digit_value, entity_of_user, is_own_tag};
 
 /// What arrived.
 #[derive(Debug)]
@@ -22,11 +22,13 @@ pub struct Notify<'a> {
     pub branch: &'a [u8],
     pub call_id: &'a [u8],
     pub from_tag: &'a [u8],
-    /// User part of the URI in To.
+    /// The end of the user part of the URI in To.
     pub to_user: &'a [u8],
     pub to_tag: &'a [u8],
     pub cseq: u32,
     pub contact: Option<&'a [u8]>,
+    /// Empty where there are several.
+    pub route: Option<&'a [u8]>,
     pub event: &'a [u8],
     pub content_type: &'a [u8],
     pub subscription_state: &'a [u8],
@@ -58,6 +60,7 @@ impl<'a> Notify<'a> {
             to_tag: required(fields.to_tag)?,
             cseq: number(fields.cseq)?,
             contact: fields.contact,
+            route: fields.route,
             event: fields.event,
             content_type: fields.content_type,
             subscription_state: required(fields.subscription_state)?,
@@ -79,6 +82,22 @@ impl<'a> Notify<'a> {
         entity_of_user(user).filter(|_| is_own)
     }
 
+    /// Number of the entity's dialog, by its Call-ID.
+    pub fn generation(&self) -> Option<u16> {
+        let (dash, digits) = self.call_id.get(2 * 8 + 1..2 * 8 + 6)?.split_first()?;
+        let mut sum = 0;
+        for &digit in digits {
+            sum = sum << 4 | u16::from(digit_value(digit)?);
+        }
+        (*dash == b'-').then_some(sum)
+    }
+
+    /// It comes by the one route that the entity's SUBSCRIBE recorded.
+    pub fn has_route_of(&self, run: Run) -> bool {
+        self.route
+            .is_some_and(|route| run.recorded(route, self.user))
+    }
+
     /// To names the same entity, as its From did (RFC 3261 12.2.1.1: the remote URI of the dialog).
     pub fn is_to_its_own(&self) -> bool {
         self.to_user == self.user
@@ -95,6 +114,8 @@ pub struct Response<'a> {
     pub expires: Option<u32>,
     pub min_expires: Option<u32>,
     pub entity_tag: Option<&'a [u8]>,
+    /// Seconds.
+    pub retry_after: Option<u32>,
 }
 
 /// Reads one datagram.
@@ -113,6 +134,7 @@ pub fn scan(bytes: &[u8]) -> Result<Message<'_>, Unreadable> {
             expires: fields.expires.map(number).transpose()?,
             min_expires: fields.min_expires.map(number).transpose()?,
             entity_tag: fields.entity_tag,
+            retry_after: fields.retry_after.map(number).transpose()?,
         }));
     }
     let Some(target) = notify_target(first) else {

@@ -19,14 +19,19 @@ pub struct Incoming<'a> {
     pub bytes: &'a [u8],
     /// It was longer than any that loadgen takes.
     pub truncated: bool,
-    pub(super) from: RawAddress,
-    pub(super) from_length: socklen_t,
+    pub from: Origin,
+}
+
+/// Where a datagram came from, as the kernel said it.
+#[derive(Clone, Copy)]
+pub struct Origin {
+    pub(super) address: RawAddress,
+    pub(super) length: socklen_t,
 }
 
 #[derive(Clone, Copy)]
 struct Received {
-    from: RawAddress,
-    from_length: socklen_t,
+    from: Origin,
     length: usize,
     truncated: bool,
 }
@@ -58,8 +63,10 @@ impl Inbox {
     fn with_room(room: usize) -> Self {
         let (nowhere, _) = RawAddress::new(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
         let nothing = Received {
-            from: nowhere,
-            from_length: 0,
+            from: Origin {
+                address: nowhere,
+                length: 0,
+            },
             length: 0,
             truncated: false,
         };
@@ -76,7 +83,6 @@ impl Inbox {
             bytes: &self.bytes[at * STRIDE..][..received.length],
             truncated: received.truncated,
             from: received.from,
-            from_length: received.from_length,
         }
     }
 
@@ -91,7 +97,7 @@ impl Inbox {
                 iov_len: DATAGRAM,
             });
             let mut header = empty_header();
-            header.msg_name = (&raw mut received.from).cast::<c_void>();
+            header.msg_name = (&raw mut received.from.address).cast::<c_void>();
             header.msg_namelen = size_of::<RawAddress>() as socklen_t;
             header.msg_iov = vector;
             header.msg_iovlen = 1;
@@ -118,15 +124,14 @@ impl Inbox {
             let header = unsafe { header.assume_init_ref() };
             received.length = (header.msg_len as usize).min(DATAGRAM);
             received.truncated = header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0;
-            received.from_length = header.msg_hdr.msg_namelen;
+            received.from.length = header.msg_hdr.msg_namelen;
         }
         Ok(count)
     }
 }
 
-#[cfg(test)]
-impl Incoming<'_> {
-    pub fn from(&self) -> SocketAddr {
-        self.from.address()
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Origin").finish_non_exhaustive()
     }
 }

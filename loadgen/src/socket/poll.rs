@@ -67,16 +67,18 @@ impl Poll {
     }
 }
 
-/// Binds this thread to one core.
-pub fn pin(core: usize) -> io::Result<()> {
-    if core >= libc::CPU_SETSIZE as usize {
+/// Binds this thread to these cores.
+pub fn pin(cores: &[usize]) -> io::Result<()> {
+    if cores.iter().any(|&core| core >= libc::CPU_SETSIZE as usize) {
         return Err(io::ErrorKind::InvalidInput.into());
     }
-    // SAFETY: cpu_set_t is an array of integers, all zero is the empty set, `core` is within it, and the set
+    // SAFETY: cpu_set_t is an array of integers, all zero is the empty set, the cores are within it, and the set
     // lives through the call.
     let result = unsafe {
         let mut set: libc::cpu_set_t = zeroed();
-        libc::CPU_SET(core, &mut set);
+        for &core in cores {
+            libc::CPU_SET(core, &mut set);
+        }
         libc::sched_setaffinity(0, size_of::<libc::cpu_set_t>(), &raw const set)
     };
     check(result as isize).map(|_| ())

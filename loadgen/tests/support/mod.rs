@@ -41,6 +41,12 @@ pub enum Wrong {
     ForgetsSubscriptions,
     /// SUBSCRIBE with Expires: 0 is answered, and no NOTIFY follows.
     NeverTerminates,
+    /// Route header fields are left out.
+    ForgetsTheRoute,
+    /// An ended subscription gets one NOTIFY more.
+    GoesOnAfterTheEnd,
+    /// The first SUBSCRIBE of each entity is answered 503 with Retry-After.
+    PutsOff,
     RefusesSubscribe,
     RefusesPublish,
     SaysNothing,
@@ -62,6 +68,8 @@ struct Subscription {
     local: String,
     remote: String,
     contact: String,
+    /// What the SUBSCRIBE recorded.
+    route: Option<String>,
     to: SocketAddr,
     json: bool,
     cseq: u32,
@@ -285,6 +293,13 @@ impl Notifier {
         if self.wrong == Wrong::LosesTheFirstSubscribe && self.lost.insert(call_id.clone()) {
             return;
         }
+        if self.wrong == Wrong::PutsOff && self.lost.insert(call_id.clone()) {
+            let more = "Retry-After: 1 (busy)\r\n";
+            return self.send(
+                &answer(message, "503 Service Unavailable", Some("x"), more),
+                from,
+            );
+        }
         if self.wrong == Wrong::ForgetsSubscriptions && in_dialog && expires > 0 {
             self.subscriptions.remove(&call_id);
         }
@@ -295,8 +310,12 @@ impl Notifier {
             );
         }
         let tag = format!("n{}", &call_id[..17]);
+        let route = header(message, "Record-Route").map(str::to_owned);
+        let recorded = route
+            .as_ref()
+            .map_or(String::new(), |route| format!("Record-Route: {route}\r\n"));
         let more = format!(
-            "Expires: {expires}\r\nContact: <sip:n1@{};gr=1>\r\n",
+            "{recorded}Expires: {expires}\r\nContact: <sip:n1@{};gr=1>\r\n",
             self.socket.local_addr().expect("it is bound")
         );
         let bytes = answer(message, "200 OK", Some(&tag), &more);
@@ -314,13 +333,11 @@ impl Notifier {
                 call_id,
                 local: format!("<sip:example.com>;tag={tag}"),
                 remote: field(message, "From").to_owned(),
-                to: contact
-                    .split_once('@')
-                    .expect("it is there")
-                    .1
+                to: between(&contact, "@", ";")
                     .parse()
                     .expect("as loadgen writes it"),
                 contact,
+                route,
                 json: field(message, "Accept").ends_with("json"),
                 cseq: 100,
                 version: 0,
@@ -355,7 +372,14 @@ impl Notifier {
         subscription.acknowledged = Some(outstanding.view);
         if subscription.ending && !subscription.full_due {
             let call_id = call_id.to_owned();
-            self.subscriptions.remove(&call_id);
+            let mut ended = self.subscriptions.remove(&call_id).expect("it is there");
+            if self.wrong == Wrong::GoesOnAfterTheEnd {
+                (ended.ending, ended.cseq, ended.version) =
+                    (false, ended.cseq + 1, ended.version + 1);
+                let body = self.document(&ended, self.view, None, u64::MAX, Wrong::Nothing);
+                let bytes = self.message(&ended, &body).0;
+                self.send(&bytes, ended.to);
+            }
         }
     }
 
@@ -491,8 +515,13 @@ impl Notifier {
             "active;expires=100"
         };
         let kind = if subscription.json { "json" } else { "xml" };
+        let route = match &subscription.route {
+            Some(_) if self.wrong == Wrong::ForgetsTheRoute => String::new(),
+            Some(route) => format!("Route: {route}\r\n"),
+            None => String::new(),
+        };
         let text = format!(
-            "NOTIFY {} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch={branch};rport\r\nMax-Forwards: 70\r\n\
+            "NOTIFY {} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch={branch};rport\r\nMax-Forwards: 70\r\n{route}\
              From: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {} NOTIFY\r\nContact: <sip:n1@{address};gr=1>\r\n\
              Event: SIPserver\r\nSubscription-State: {state}\r\nContent-Type: application/serverinfo+{kind}\r\n\
              Content-Length: {}\r\n\r\n{body}",

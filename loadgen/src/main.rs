@@ -5,6 +5,7 @@ mod dialogs;
 mod document;
 mod entity;
 mod plan;
+mod publication;
 mod publisher;
 mod report;
 mod rounds;

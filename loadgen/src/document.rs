@@ -4,6 +4,8 @@
 //! All subscribers of one filter and format get the same bytes but for the version, so a document is parsed
 //! whole once and every further copy is compared with it, byte by byte: each copy is fully checked.
 
+mod pidf;
+
 use std::rc::Rc;
 
 use memchr::memmem;
@@ -12,6 +14,7 @@ use quick_xml::events::{BytesStart, Event};
 use serde::Deserialize;
 
 use crate::entity::Position;
+use crate::plan;
 
 const NAMESPACE: &str = "urn:fanfare:serverinfo:1";
 
@@ -20,13 +23,25 @@ const NAMESPACE: &str = "urn:fanfare:serverinfo:1";
 pub enum Format {
     Xml,
     Json,
+    /// Of `presence` (RFC 3863).
+    #[value(skip)]
+    Pidf,
 }
 
 impl Format {
+    /// What the simulated servers publish.
+    pub fn published(event: plan::Event) -> Self {
+        match event {
+            plan::Event::SipServer => Format::Xml,
+            plan::Event::Presence => Format::Pidf,
+        }
+    }
+
     pub fn media_type(self) -> &'static str {
         match self {
             Format::Xml => "application/serverinfo+xml",
             Format::Json => "application/serverinfo+json",
+            Format::Pidf => "application/pidf+xml",
         }
     }
 
@@ -35,14 +50,17 @@ impl Format {
         match self {
             Format::Xml => b" version=\"",
             Format::Json => b"\"version\":",
+            Format::Pidf => b"",
         }
     }
 
     /// Bytes from the version's first digit to where the shared document goes on: ten places, and in XML the quote.
+    /// PIDF has no version, so all bytes are shared.
     fn version_width(self) -> usize {
         match self {
             Format::Xml => 11,
             Format::Json => 10,
+            Format::Pidf => 0,
         }
     }
 }
@@ -54,7 +72,7 @@ pub enum Malformed {
     NotUtf8,
     #[error("the syntax is wrong")]
     Syntax,
-    #[error("the root element is not a serverinfo of this namespace")]
+    #[error("the root element is not that of the package's namespace")]
     Root,
     #[error("{0} is missing")]
     Missing(&'static str),
@@ -84,7 +102,7 @@ pub struct Document {
 
 impl Document {
     /// What it says of itself, with this copy's version.
-    pub fn position(&self, version: u32) -> Position {
+    pub fn position(&self, version: Option<u32>) -> Position {
         Position {
             version,
             view: self.view,
@@ -134,7 +152,7 @@ impl Reader {
     }
 
     /// The document in `body` and the version of this copy.
-    pub fn read(&mut self, body: &[u8]) -> Result<(Rc<Document>, u32), Malformed> {
+    pub fn read(&mut self, body: &[u8]) -> Result<(Rc<Document>, Option<u32>), Malformed> {
         let width = self.format.version_width();
         let is_last = |known: &Known| known.is_copy(body, width);
         if !self.known.get(self.last).is_some_and(is_last) {
@@ -148,10 +166,13 @@ impl Reader {
             };
         }
         let known = &self.known[self.last];
-        let version = padded_version(
-            self.format,
-            &body[known.version_at..known.version_at + width],
-        )?;
+        let version = match self.format {
+            Format::Pidf => None,
+            format => {
+                let field = &body[known.version_at..known.version_at + width];
+                Some(padded_version(format, field)?)
+            }
+        };
         Ok((Rc::clone(&known.document), version))
     }
 
@@ -161,10 +182,11 @@ impl Reader {
         let document = match self.format {
             Format::Xml => xml(text, &self.prefix)?,
             Format::Json => json(text, &self.prefix)?,
+            Format::Pidf => pidf::read(text, &self.prefix)?,
         };
         let root = match self.format {
             Format::Xml => memmem::find(body, b"<serverinfo").ok_or(Malformed::Root)?,
-            Format::Json => 0,
+            Format::Json | Format::Pidf => 0,
         };
         let mark = self.format.version_mark();
         let version_at =
@@ -210,7 +232,7 @@ fn padded_version(format: Format, field: &[u8]) -> Result<u32, Malformed> {
     }
     let rest = match format {
         Format::Xml => field[at..].strip_prefix(b"\"").ok_or(Malformed::Padding)?,
-        Format::Json => &field[at..],
+        Format::Json | Format::Pidf => &field[at..],
     };
     if rest.iter().any(|&byte| byte != b' ') {
         return Err(Malformed::Padding);
@@ -540,7 +562,7 @@ mod tests {
     fn an_xml_document_is_read() {
         let mut reader = reader(Format::Xml);
         let (document, version) = reader.read(XML.as_bytes()).unwrap();
-        assert_eq!(version, 7);
+        assert_eq!(version, Some(7));
         assert_eq!(
             (document.view, document.base, document.part),
             (42, Some(41), None)
@@ -558,7 +580,7 @@ mod tests {
     fn a_json_document_is_read() {
         let mut reader = reader(Format::Json);
         let (document, version) = reader.read(JSON.as_bytes()).unwrap();
-        assert_eq!(version, 7);
+        assert_eq!(version, Some(7));
         assert_eq!((document.view, document.base), (42, None));
         assert_eq!(
             document.reached,
@@ -580,7 +602,7 @@ mod tests {
             let other = body.replacen(short, long, 1);
             assert_eq!(other.len(), body.len());
             let (_, version) = reader.read(other.as_bytes()).unwrap();
-            assert_eq!(version, u32::MAX);
+            assert_eq!(version, Some(u32::MAX));
             assert_eq!(reader.parsed(), 1);
         }
     }

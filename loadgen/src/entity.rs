@@ -132,7 +132,8 @@ impl Faults {
 /// What a NOTIFY's body says of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
-    pub version: u32,
+    /// `None` in a package whose documents have none.
+    pub version: Option<u32>,
     pub view: u64,
     /// The view that a partial document changes; `None` for a full one.
     pub base: Option<u64>,
@@ -149,6 +150,8 @@ pub struct Notify {
     pub terminated: bool,
     /// `None` for a NOTIFY without body, or with one that could not be read.
     pub position: Option<Position>,
+    /// The package lets a notifier send the next NOTIFY before this one is answered.
+    pub may_overlap: bool,
     /// Number of the batch of answers that this NOTIFY's answer would join; those of former batches have been sent.
     pub batch: u32,
 }
@@ -436,7 +439,7 @@ impl Entity {
     fn check_outstanding(&mut self, index: u32, notify: &Notify, faults: &mut Faults) {
         let first_sight = notify.cseq > self.cseq.max(self.lost_cseq);
         if first_sight && (self.unanswered || self.answered_in == notify.batch) {
-            if !self.may_supersede {
+            if !self.may_supersede && !notify.may_overlap {
                 faults.add(Example {
                     entity: index,
                     fault: Fault::TwoOutstanding,
@@ -466,16 +469,15 @@ impl Entity {
                 got,
             })
         };
-        let next = self.version.saturating_add(1);
-        let in_turn = position.version >= next && position.version - next <= overlooked;
-        if !in_turn {
-            note(
-                Fault::VersionGap,
-                u64::from(next),
-                u64::from(position.version),
-            );
+        let mut in_turn = true;
+        if let Some(version) = position.version {
+            let next = self.version.saturating_add(1);
+            in_turn = version >= next && version - next <= overlooked;
+            if !in_turn {
+                note(Fault::VersionGap, u64::from(next), u64::from(version));
+            }
+            self.version = version;
         }
-        self.version = position.version;
         if let Some(base) = position.base {
             let fits = self.has_view && base == self.view;
             if !fits {
@@ -566,6 +568,7 @@ mod tests {
                 cseq,
                 terminated: false,
                 position,
+                may_overlap: false,
                 batch: self.batch,
             };
             self.entity.receive(7, &notify, &mut self.faults)
@@ -587,7 +590,7 @@ mod tests {
 
     fn full(version: u32, view: u64) -> Position {
         Position {
-            version,
+            version: Some(version),
             view,
             base: None,
             part: None,
@@ -596,7 +599,7 @@ mod tests {
 
     fn partial(version: u32, base: u64, view: u64) -> Position {
         Position {
-            version,
+            version: Some(version),
             view,
             base: Some(base),
             part: None,
@@ -712,6 +715,7 @@ mod tests {
             cseq: 1,
             terminated: false,
             position: Some(full(3, 12)),
+            may_overlap: false,
             batch: bench.batch,
         };
         assert_eq!(
@@ -768,6 +772,7 @@ mod tests {
             cseq: 2,
             terminated: false,
             position: None,
+            may_overlap: false,
             batch: bench.batch,
         };
         bench.entity.lose(7, &lost, &mut bench.faults);
@@ -785,6 +790,7 @@ mod tests {
             cseq: 2,
             terminated: false,
             position: None,
+            may_overlap: false,
             batch: bench.batch,
         };
         bench.entity.lose(7, &lost, &mut bench.faults);
@@ -801,6 +807,7 @@ mod tests {
             cseq: 2,
             terminated: false,
             position: None,
+            may_overlap: false,
             batch: bench.batch,
         };
         bench.entity.lose(7, &lost, &mut bench.faults);
@@ -845,6 +852,7 @@ mod tests {
             cseq: 2,
             terminated: true,
             position: None,
+            may_overlap: false,
             batch: bench.batch,
         };
         bench.entity.receive(7, &end, &mut bench.faults);
@@ -862,6 +870,7 @@ mod tests {
             cseq: 2,
             terminated: true,
             position: None,
+            may_overlap: false,
             batch: bench.batch,
         };
         bench.entity.receive(7, &end, &mut bench.faults);

@@ -11,6 +11,7 @@ mod plan;
 mod plans;
 mod plot;
 mod progress;
+mod publication;
 mod publisher;
 mod pubsub;
 mod report;

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 
+use crate::plan::Subject;
+use crate::publication::document;
 use crate::sip::{Publish, Response, Run};
 use crate::socket::Endpoint;
 
@@ -82,8 +84,7 @@ pub struct Publisher {
     endpoint: Endpoint,
     local: SocketAddr,
     run: Run,
-    domain: String,
-    change: Change,
+    subject: Subject,
     servers: Vec<Server>,
     pub counts: Counts,
 }
@@ -98,8 +99,7 @@ impl Publisher {
         endpoint: Endpoint,
         local: SocketAddr,
         run: Run,
-        domain: String,
-        change: Change,
+        subject: Subject,
         targets: impl Iterator<Item = SocketAddr>,
     ) -> Self {
         let servers = targets
@@ -119,8 +119,7 @@ impl Publisher {
             endpoint,
             local,
             run,
-            domain,
-            change,
+            subject,
             servers,
             counts: Counts::default(),
         }
@@ -230,18 +229,17 @@ impl Publisher {
         server.cseq += 1;
         let body = match purpose {
             Purpose::Round(round) => document(
-                self.run,
-                &self.domain,
+                &self.subject,
+                &id_prefix(self.run),
                 at as u32,
                 servers,
                 round,
-                self.change,
             ),
             Purpose::Refresh | Purpose::Withdraw => String::new(),
         };
         let publish = Publish {
             run: self.run,
-            domain: &self.domain,
+            subject: &self.subject,
             server: at as u32,
             cseq: server.cseq,
             local: self.local,
@@ -348,65 +346,16 @@ impl Publisher {
     }
 }
 
-/// The entry of a simulated server at its `round`.
-fn document(
-    run: Run,
-    domain: &str,
-    server: u32,
-    servers: u32,
-    round: u32,
-    change: Change,
-) -> String {
-    let is_odd = round.div_ceil(servers) % 2 == 1;
-    let status = if is_odd && change == Change::Status {
-        "draining"
-    } else {
-        "up"
-    };
-    let load = match (change, is_odd) {
-        (Change::Load, true) => 70,
-        (Change::Load, false) => 20,
-        _ => 37,
-    };
-    let id = id_prefix(run);
-    format!(
-        "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
-         <serverinfo xmlns=\"urn:fanfare:serverinfo:1\" domain=\"{domain}\">\
-         <server id=\"{id}{server}\" status=\"{status}\" load=\"{load}\" priority=\"10\" weight=\"60\">\
-         <address ip=\"192.0.2.1\" port=\"5060\" transport=\"udp\"/>\
-         <attribute name=\"round\">{round}</attribute></server></serverinfo>"
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plan::tests::plan;
     use std::net::Ipv4Addr;
 
     #[test]
     fn timer_e_doubles_up_to_t2() {
         let steps: Vec<u64> = (1..=6).map(|tries| timer_e_us(tries) / 1_000).collect();
         assert_eq!(steps, [500, 1_000, 2_000, 4_000, 4_000, 4_000]);
-    }
-
-    #[test]
-    fn every_round_of_a_server_changes_its_status_or_load() {
-        for change in [Change::Status, Change::Load] {
-            for server in 0..4 {
-                let at = |turn: u32| {
-                    let round = if turn == 0 {
-                        0
-                    } else {
-                        (turn - 1) * 4 + server + 1
-                    };
-                    let text = document(Run(1), "example.com", server, 4, round, change);
-                    text.split("<attribute").next().unwrap().to_owned()
-                };
-                for turn in 0..6 {
-                    assert_ne!(at(turn), at(turn + 1), "server {server} turn {turn}");
-                }
-            }
-        }
     }
 
     fn publisher() -> Publisher {
@@ -418,8 +367,7 @@ mod tests {
             endpoint,
             local,
             Run(1),
-            "example.com".to_owned(),
-            Change::Load,
+            plan("--change load").subject,
             target,
         );
         publisher.start(0).unwrap();

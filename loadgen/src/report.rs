@@ -52,7 +52,8 @@ pub struct Counts {
     pub lost_on_purpose: u64,
     /// Datagrams that were not sent, as if lost.
     pub withheld_on_purpose: u64,
-    /// Bytes of the bodies of all NOTIFYs that arrived.
+    /// NOTIFYs that arrived in the measured phase, and the bytes of their bodies.
+    pub bodies: u64,
     pub body_bytes: u64,
     /// 503 with Retry-After to a SUBSCRIBE, which then came again.
     pub put_off: u64,
@@ -99,6 +100,7 @@ impl Counts {
         self.gaps += other.gaps;
         self.lost_on_purpose += other.lost_on_purpose;
         self.withheld_on_purpose += other.withheld_on_purpose;
+        self.bodies += other.bodies;
         self.body_bytes += other.body_bytes;
         self.put_off += other.put_off;
         self.churned += other.churned;
@@ -390,7 +392,7 @@ impl Report {
                 gaps: counts.gaps,
                 lost_on_purpose: counts.lost_on_purpose,
                 withheld_on_purpose: counts.withheld_on_purpose,
-                body_bytes_mean: counts.body_bytes / counts.received.max(1),
+                body_bytes_mean: counts.body_bytes / counts.bodies.max(1),
                 strays: counts.strays,
                 unreadable: counts.unreadable,
                 documents_parsed: counts.documents_parsed,

@@ -147,8 +147,7 @@ impl<'a> Conductor<'a> {
             endpoint,
             from,
             run,
-            plan.domain.clone(),
-            plan.change,
+            plan.subject.clone(),
             targets.take(usize::from(plan.servers)),
         );
         Ok(Conductor {

@@ -106,6 +106,21 @@ fn json_documents_are_read() {
 }
 
 #[test]
+fn presence_is_driven_and_judged_alike() {
+    let arguments = "--entities 50 --duration 1 --changes 4 --event presence --body 700 --grace 1";
+    let report = right("127.0.0.1", arguments);
+    assert_eq!(number(&report, "/latency_us/count"), 200);
+    assert_eq!(number(&report, "/notifying/body_bytes_mean"), 700);
+    let notifier = Running::start("127.0.0.1", Wrong::RepeatsAView);
+    let (status, report) = run(
+        &notifier,
+        "--entities 50 --duration 0.1 --changes 10 --event presence --grace 1",
+    );
+    assert_eq!(status, 1, "{report:#}");
+    assert_eq!(number(&report, "/changing/missing"), 50, "{report:#}");
+}
+
+#[test]
 fn several_targets_share_the_entities() {
     let (one, two) = (
         Running::start("127.0.0.1", Wrong::Nothing),

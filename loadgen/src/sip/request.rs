@@ -7,7 +7,7 @@ use rsip::{Header, Headers, Method, Request, Uri, Version};
 
 use super::Run;
 use crate::document::Format;
-use crate::plan::Plan;
+use crate::plan::{Plan, Subject};
 
 /// What differs from one SUBSCRIBE to the next.
 #[derive(Debug, Clone, Copy)]
@@ -59,7 +59,7 @@ pub struct SubscribeTemplate {
 
 impl SubscribeTemplate {
     pub fn new(run: Run, plan: &Plan) -> Self {
-        let (domain, format) = (&plan.domain, plan.format);
+        let (domain, resource) = (&plan.subject.domain, plan.subject.uri());
         let run = run.0;
         let mut headers = vec![
             via(
@@ -67,15 +67,15 @@ impl SubscribeTemplate {
                 &format!("z9hG4bK{run:08x}slot-indexslot-cseq"),
             ),
             Header::From(format!("<sip:entity-slot-index@{domain}>;tag=lgslot-index").into()),
-            Header::To(format!("<sip:{domain}>;slot-to-tag").into()),
+            Header::To(format!("<{resource}>;slot-to-tag").into()),
             Header::CallId(
                 format!("{run:08x}-slot-index-slot-generation@entity.loadgen.invalid").into(),
             ),
             Header::CSeq("slot-cseq SUBSCRIBE".into()),
             Header::MaxForwards("70".into()),
             Header::Contact("<sip:slot-index@slot-contact;transport=udp;line=slot-index>".into()),
-            Header::Event("SIPserver".into()),
-            Header::Accept(format.media_type().into()),
+            Header::Event(plan.subject.event.name().into()),
+            Header::Accept(plan.format.media_type().into()),
             Header::Expires("slot-expires".into()),
             Header::ContentLength("0".into()),
         ];
@@ -92,7 +92,7 @@ impl SubscribeTemplate {
         };
         SubscribeTemplate {
             pieces: cut(&request.to_string()),
-            out_of_dialog: format!("sip:{domain}"),
+            out_of_dialog: resource,
         }
     }
 
@@ -149,7 +149,7 @@ fn cut(text: &str) -> Vec<Piece> {
 #[derive(Debug, Clone, Copy)]
 pub struct Publish<'a> {
     pub run: Run,
-    pub domain: &'a str,
+    pub subject: &'a Subject,
     pub server: u32,
     pub cseq: u32,
     pub local: SocketAddr,
@@ -163,29 +163,32 @@ impl Publish<'_> {
     pub fn into_bytes(self) -> Vec<u8> {
         let Publish {
             run: Run(run),
-            domain,
+            subject,
             server,
             cseq,
             ..
         } = self;
+        let (domain, resource) = (&subject.domain, subject.uri());
         let mut headers = Headers::from(vec![
             via(
                 &self.local.to_string(),
                 &format!("z9hG4bK{run:08x}{server:08x}{cseq}"),
             ),
             Header::From(format!("<sip:{server:08x}@{domain}>;tag=lgp{server:08x}").into()),
-            Header::To(format!("<sip:{domain}>").into()),
+            Header::To(format!("<{resource}>").into()),
             Header::CallId(format!("{run:08x}-{server:08x}@server.loadgen.invalid").into()),
             Header::CSeq(format!("{cseq} PUBLISH").into()),
             Header::MaxForwards("70".into()),
-            Header::Event("SIPserver".into()),
+            Header::Event(subject.event.name().into()),
             Header::Expires(self.expires.to_string().into()),
         ]);
         if let Some(tag) = self.entity_tag {
             headers.push(Header::Other("SIP-If-Match".into(), tag.to_owned()));
         }
         if !self.body.is_empty() {
-            headers.push(Header::ContentType(Format::Xml.media_type().into()));
+            headers.push(Header::ContentType(
+                Format::published(subject.event).media_type().into(),
+            ));
         }
         headers.push(Header::ContentLength(self.body.len().to_string().into()));
         let uri = Uri::try_from("sip:slot-target").expect("the mark is a host name");
@@ -198,7 +201,7 @@ impl Publish<'_> {
         };
         request
             .to_string()
-            .replacen("sip:slot-target", &format!("sip:{domain}"), 1)
+            .replacen("sip:slot-target", &resource, 1)
             .into_bytes()
     }
 }
@@ -289,7 +292,7 @@ mod tests {
     fn a_publish_is_one_that_rsip_reads() {
         let publish = Publish {
             run: RUN,
-            domain: "example.com",
+            subject: &plan("").subject,
             server: 1,
             cseq: 9,
             local: "[::1]:5062".parse().unwrap(),

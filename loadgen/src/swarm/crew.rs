@@ -159,7 +159,7 @@ impl<'a> Crew<'a> {
             scanner: Scanner::default(),
             template: SubscribeTemplate::new(run, plan),
             entities: vec![Entity::default(); share.entities as usize],
-            dialogs: Dialogs::new(&format!("sip:{}", plan.domain)),
+            dialogs: Dialogs::new(&plan.subject.uri()),
             wheel: Wheel::new(),
             due: Vec::new(),
             backlog: VecDeque::new(),
@@ -283,6 +283,10 @@ impl<'a> Crew<'a> {
         self.standing.leavers.store(count, Ordering::Relaxed);
         self.counts.leavers = count;
         self.counts.left = 0;
+    }
+
+    pub fn is_measuring(&self) -> bool {
+        matches!(self.stage, Stage::Measure | Stage::Settle)
     }
 
     pub fn now_us(&self) -> u64 {

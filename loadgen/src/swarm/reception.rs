@@ -10,6 +10,7 @@ use super::crew::{Crew, LateAnswer};
 use super::micros;
 use crate::document::Document;
 use crate::entity::{self, Arrival, Example, Fault, Phase};
+use crate::plan::Event;
 use crate::sip::{self, Message, Notify, Response};
 use crate::socket::{BATCH, Incoming, Origin};
 
@@ -64,7 +65,10 @@ impl Crew<'_> {
     ) -> io::Result<()> {
         self.counts.received += 1;
         self.counts.arrivals.record(now);
-        self.counts.body_bytes += message.body.len() as u64;
+        if self.is_measuring() {
+            self.counts.bodies += 1;
+            self.counts.body_bytes += message.body.len() as u64;
+        }
         let index = message.entity(self.run);
         let Some(at) = index.and_then(|index| self.share.at(index)) else {
             self.counts.strays += 1;
@@ -78,6 +82,8 @@ impl Crew<'_> {
             cseq: message.cseq,
             terminated: message.is_terminated(),
             position: None,
+            // RFC 6665 forbids no overlap: it is the SIPserver package that does.
+            may_overlap: self.plan.subject.event == Event::Presence,
             batch: self.batch,
         };
         if self.is_lost() {
@@ -165,13 +171,13 @@ impl Crew<'_> {
         if self.plan.record_route && !message.has_route_of(self.run) {
             self.fault(at, message.cseq, Fault::WrongRoute);
         }
-        if message.event != b"SIPserver" {
+        if message.event != self.plan.subject.event.name().as_bytes() {
             self.fault(at, message.cseq, Fault::Malformed);
         }
     }
 
     /// The document of a NOTIFY and this copy's version; `None` without a body or with one that breaks the rules.
-    fn read_body(&mut self, at: u32, message: &Notify) -> Option<(Rc<Document>, u32)> {
+    fn read_body(&mut self, at: u32, message: &Notify) -> Option<(Rc<Document>, Option<u32>)> {
         if message.body.is_empty() {
             return None;
         }

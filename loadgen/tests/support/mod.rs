@@ -72,6 +72,7 @@ struct Subscription {
     route: Option<String>,
     to: SocketAddr,
     json: bool,
+    presence: bool,
     cseq: u32,
     version: u32,
     acknowledged: Option<u64>,
@@ -239,6 +240,7 @@ impl Notifier {
                     from,
                 );
             }
+            None if body.contains("<presence ") => between(body, "<tuple id=\"", "\"").to_owned(),
             None => between(body, "<server id=\"", "\"").to_owned(),
         };
         if let Some(given) = given {
@@ -248,16 +250,19 @@ impl Notifier {
             self.table.remove(&id);
         } else if !body.is_empty() {
             self.view += 1;
-            let round = between(body, "name=\"round\">", "<").to_owned();
-            let xml = format!(
-                "<server {}</server>",
-                between(body, "<server ", "</server>")
-            )
-            .replacen(
-                " status=",
-                &format!(" updated=\"{}.0.n1\" status=", self.view),
-                1,
-            );
+            let is_presence = body.contains("<presence ");
+            let round = if is_presence {
+                between(body, "<note>round ", "<").to_owned()
+            } else {
+                between(body, "name=\"round\">", "<").to_owned()
+            };
+            let xml = if is_presence {
+                body.to_owned()
+            } else {
+                let updated = format!(" updated=\"{}.0.n1\" status=", self.view);
+                let entry = between(body, "<server ", "</server>");
+                format!("<server {entry}</server>").replacen(" status=", &updated, 1)
+            };
             self.table.insert(
                 id.clone(),
                 Entry {
@@ -331,7 +336,7 @@ impl Notifier {
             .entry(call_id.clone())
             .or_insert_with(|| Subscription {
                 call_id,
-                local: format!("<sip:example.com>;tag={tag}"),
+                local: format!("{};tag={tag}", field(message, "To")),
                 remote: field(message, "From").to_owned(),
                 to: between(&contact, "@", ";")
                     .parse()
@@ -339,6 +344,7 @@ impl Notifier {
                 contact,
                 route,
                 json: field(message, "Accept").ends_with("json"),
+                presence: field(message, "Event") == "presence",
                 cseq: 100,
                 version: 0,
                 acknowledged: None,
@@ -514,7 +520,11 @@ impl Notifier {
         } else {
             "active;expires=100"
         };
-        let kind = if subscription.json { "json" } else { "xml" };
+        let (event, kind) = match (subscription.presence, subscription.json) {
+            (true, _) => ("presence", "pidf+xml"),
+            (false, true) => ("SIPserver", "serverinfo+json"),
+            (false, false) => ("SIPserver", "serverinfo+xml"),
+        };
         let route = match &subscription.route {
             Some(_) if self.wrong == Wrong::ForgetsTheRoute => String::new(),
             Some(route) => format!("Route: {route}\r\n"),
@@ -523,7 +533,7 @@ impl Notifier {
         let text = format!(
             "NOTIFY {} SIP/2.0\r\nVia: SIP/2.0/UDP {address};branch={branch};rport\r\nMax-Forwards: 70\r\n{route}\
              From: {}\r\nTo: {}\r\nCall-ID: {}\r\nCSeq: {} NOTIFY\r\nContact: <sip:n1@{address};gr=1>\r\n\
-             Event: SIPserver\r\nSubscription-State: {state}\r\nContent-Type: application/serverinfo+{kind}\r\n\
+             Event: {event}\r\nSubscription-State: {state}\r\nContent-Type: application/{kind}\r\n\
              Content-Length: {}\r\n\r\n{body}",
             subscription.contact,
             subscription.local,
@@ -550,6 +560,15 @@ impl Notifier {
             .iter()
             .filter(|(_, entry)| base.is_none_or(|base| entry.view > base));
         let old = |entry: &Entry| entry.view > shown;
+        if subscription.presence {
+            let entry = self.table.values().next().expect("it was published");
+            let round = format!("round {}<", entry.round);
+            return if old(entry) {
+                entry.xml.replace(&round, "round 0<")
+            } else {
+                entry.xml.clone()
+            };
+        }
         if subscription.json {
             let state = base.map_or("\"state\":\"full\"".to_owned(), |base| {
                 format!("\"state\":\"partial\",\"base\":{base}")

@@ -113,11 +113,12 @@ fn subscribe_parse(times: u64) -> u64 {
 
 fn subscribe_answer(times: u64) -> u64 {
     let message = scan(SUBSCRIBE).expect("it is well formed");
+    let request = Request::parse(&message).expect("it is well formed");
     let source = SocketAddr::from(([127, 1, 2, 3], 5060));
     let mut out = Vec::with_capacity(1_400);
     repeat(times, || {
         out.clear();
-        let mut response = Responder::new(black_box(&message), 200, source)
+        let mut response = Responder::to_request(black_box(&request), 200, source)
             .to_tag(b"000000010000017g5o3r")
             .record_route()
             .begin(&mut out)

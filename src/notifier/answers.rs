@@ -234,10 +234,7 @@ impl Notifier {
         }
         self.leave_hop(former, slot);
         let hop = self.enter_hop(flow, slot);
-        *self
-            .unproven
-            .entry(Self::network(flow.peer.ip()))
-            .or_default() += 1;
+        self.unproven.enter(flow.peer.ip());
         let subscription = self.slots.get_mut(slot);
         subscription.hop = hop;
         subscription.flags.set(Flag::Proven, false);

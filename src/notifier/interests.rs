@@ -12,6 +12,9 @@ pub const VIEWS_KEPT: usize = 64;
 /// who do.
 pub const MOST_INTERESTS: usize = 256;
 
+/// XML and JSON.
+const FORMATS: usize = 2;
+
 /// One way to look at one domain.
 #[derive(Debug)]
 pub struct Interest {
@@ -62,7 +65,10 @@ impl Interest {
 pub struct Interests {
     views: Vec<Arc<View>>,
     slots: Vec<Option<Interest>>,
-    numbers: HashMap<(u16, Option<Arc<Filter>>, Format), u16>,
+    /// Of interests with a filter.
+    numbers: HashMap<(u16, Arc<Filter>, Format), u16>,
+    /// Of those without, for each domain in each format.
+    whole: Vec<[Option<u16>; FORMATS]>,
     made: u64,
 }
 
@@ -70,6 +76,7 @@ impl Interests {
     /// One view for each domain, in the order of the configuration.
     pub fn new(views: Vec<Arc<View>>) -> Self {
         Interests {
+            whole: vec![[None; FORMATS]; views.len()],
             views,
             slots: Vec::new(),
             numbers: HashMap::new(),
@@ -84,15 +91,18 @@ impl Interests {
         filter: Option<Arc<Filter>>,
         format: Format,
     ) -> Option<u16> {
-        let key = (domain, filter, format);
-        if let Some(&number) = self.numbers.get(&key) {
+        let known = match &filter {
+            None => self.whole[usize::from(domain)][format as usize],
+            Some(filter) => self.numbers.get(&(domain, filter.clone(), format)).copied(),
+        };
+        if let Some(number) = known {
             self.slots[usize::from(number)]
                 .as_mut()
                 .expect("numbered interests live")
                 .users += 1;
             return Some(number);
         }
-        if key.1.is_some() && self.filtered() >= MOST_INTERESTS {
+        if filter.is_some() && self.numbers.len() >= MOST_INTERESTS {
             return None;
         }
         let place = self
@@ -106,7 +116,7 @@ impl Interests {
             uid: self.made,
             domain,
             format,
-            filter: key.1.clone(),
+            filter: filter.clone(),
             users: 1,
             views: VecDeque::new(),
             tag: 0,
@@ -116,15 +126,13 @@ impl Interests {
             Some(slot) => *slot = Some(interest),
             None => self.slots.push(Some(interest)),
         }
-        self.numbers.insert(key, number);
+        match filter {
+            None => self.whole[usize::from(domain)][format as usize] = Some(number),
+            Some(filter) => {
+                self.numbers.insert((domain, filter, format), number);
+            }
+        }
         Some(number)
-    }
-
-    fn filtered(&self) -> usize {
-        let interests = self.slots.iter().flatten();
-        interests
-            .filter(|interest| interest.filter.is_some())
-            .count()
     }
 
     /// One user less; true when it was the last.
@@ -136,15 +144,19 @@ impl Interests {
             return false;
         }
         if let Some(gone) = slot.take() {
-            self.numbers
-                .remove(&(gone.domain, gone.filter, gone.format));
+            match gone.filter {
+                None => self.whole[usize::from(gone.domain)][gone.format as usize] = None,
+                Some(filter) => {
+                    self.numbers.remove(&(gone.domain, filter, gone.format));
+                }
+            }
         }
         true
     }
 
     /// Interests in use.
     pub fn len(&self) -> usize {
-        self.numbers.len()
+        self.slots.iter().flatten().count()
     }
 
     pub fn get(&self, number: u16) -> &Interest {

@@ -25,11 +25,11 @@ mod subscribe;
 mod subscription;
 mod target;
 mod transaction;
+mod unproven;
 mod wheel;
 pub mod window;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::num::NonZeroU8;
 use std::sync::Arc;
 
@@ -51,6 +51,7 @@ use names::{Location, Names, Target};
 use settings::Settings;
 use slots::Slots;
 use subscription::{Flag, Owed, Phase};
+use unproven::Unproven;
 use wheel::Wheel;
 use window::Window;
 
@@ -139,8 +140,7 @@ pub struct Notifier {
     /// Subscriptions by a keyed digest of the Call-ID and From-tag that made them: the one table, bounded by the
     /// subscriptions.
     origins: Index,
-    /// Subscriptions that never answered a NOTIFY, by source network.
-    unproven: HashMap<IpAddr, u32>,
+    unproven: Unproven,
     /// Subscriptions on each reliable next hop, so that a broken connection finds its own.
     on_connection: HashMap<u32, Vec<u32>>,
     first_timers: VecDeque<FirstTimer>,
@@ -178,7 +178,7 @@ impl Notifier {
             sets: PartSets::default(),
             names: Names::default(),
             origins: Index::new(),
-            unproven: HashMap::new(),
+            unproven: Unproven::new(key),
             on_connection: HashMap::new(),
             first_timers: VecDeque::new(),
             first: VecDeque::new(),
@@ -318,23 +318,9 @@ impl Notifier {
         }
     }
 
-    /// The address under which a next hop's unproven subscriptions are counted: an IPv4 /24 or IPv6 /64.
-    fn network(address: IpAddr) -> IpAddr {
-        match address {
-            IpAddr::V4(address) => IpAddr::V4((u32::from(address) & 0xffff_ff00).into()),
-            IpAddr::V6(address) => IpAddr::V6((u128::from(address) & !u128::from(u64::MAX)).into()),
-        }
-    }
-
     /// One unproven subscription less behind this hop's network.
     fn prove(&mut self, hop: u32) {
-        let network = Self::network(self.hops.flow(hop).peer.ip());
-        if let Some(count) = self.unproven.get_mut(&network) {
-            *count -= 1;
-            if *count == 0 {
-                self.unproven.remove(&network);
-            }
-        }
+        self.unproven.leave(self.hops.flow(hop).peer.ip());
     }
 
     fn enter_hop(&mut self, flow: Flow, slot: u32) -> u32 {

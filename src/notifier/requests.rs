@@ -201,6 +201,7 @@ impl Notifier {
 
     pub(super) fn request_domain(&self, request: &Request<'_, '_>) -> Option<u16> {
         match request.target.host {
+            _ if self.settings.domains.is_empty() => Some(0),
             Host::Name(name) => self.settings.domain(name),
             Host::Ip(ip) => self.settings.domain(ip.to_string().as_bytes()),
         }
@@ -282,7 +283,7 @@ impl Notifier {
             }
         };
         let flow = reply_flow(flow, request);
-        let mut responder = Responder::new(request.message, status, flow.peer).to_tag(tag);
+        let mut responder = Responder::to_request(request, status, flow.peer).to_tag(tag);
         // RFC 3261 12.1.1: the response that makes a dialog copies Record-Route.
         if request.method == Method::Subscribe {
             responder = responder.record_route();

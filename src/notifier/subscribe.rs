@@ -168,10 +168,9 @@ impl Notifier {
         hop: Flow,
         dialog: &Dialog<'_>,
     ) -> Result<u32, Refusal> {
-        let network = Self::network(hop.peer.ip());
-        let unproven = self.unproven.get(&network).copied().unwrap_or_default();
+        let address = hop.peer.ip();
         if self.slots.taken() >= self.settings.subscriptions_most
-            || unproven >= self.settings.unproven_most
+            || self.unproven.of(address) >= self.settings.unproven_most
         {
             self.counters.full += 1;
             return Err(Refusal::no_room());
@@ -216,7 +215,7 @@ impl Notifier {
         let hop = self.enter_hop(hop, slot);
         self.slots.get_mut(slot).hop = hop;
         self.slots.set_rates(slot, wish.rates.limited(granted_s));
-        *self.unproven.entry(network).or_default() += 1;
+        self.unproven.enter(address);
         self.live += 1;
         self.counters.subscribed += 1;
         debug_assert_eq!(flow.transport.is_reliable(), flow.connection != 0);
@@ -385,7 +384,6 @@ impl Notifier {
         request: &Request<'_, '_>,
         out: &mut Outbox,
     ) -> Option<Result<(), Refusal>> {
-        let branch = self.branch_digest(request);
         let details = self.slots.details(slot);
         match request.cseq.number.cmp(&details.remote_cseq) {
             std::cmp::Ordering::Greater => None,
@@ -394,7 +392,7 @@ impl Notifier {
                 Some(Err(Refusal::because(500, "CSeq is older than the last")))
             }
             // RFC 3261 8.2.2.2: the same request by another path is answered 482.
-            std::cmp::Ordering::Equal if branch != details.remote_branch => {
+            std::cmp::Ordering::Equal if self.branch_digest(request) != details.remote_branch => {
                 Some(Err(Refusal::of(482)))
             }
             std::cmp::Ordering::Equal => {
@@ -426,8 +424,8 @@ impl Notifier {
         let contact = settings.listeners[usize::from(flow.local)].contact(flow.transport);
         self.respond(flow, request, status, Some(tag), out, |response| {
             response.number("Expires", granted_s.into());
-            response.header("Contact", contact);
-            response.header("Allow-Events", EVENT_PACKAGE.as_bytes());
+            response.lines(&[b"Contact: ", contact, b"\r\n"]);
+            response.lines(&[b"Allow-Events: ", EVENT_PACKAGE.as_bytes(), b"\r\n"]);
         });
     }
 
@@ -549,8 +547,11 @@ fn read_filter(request: &Request<'_, '_>) -> Result<Option<Option<Arc<Filter>>>,
 
 /// The format that Accept prefers (RFC 3261 20.1); wildcards mean XML, ties go to it.
 fn read_accept(request: &Request<'_, '_>) -> Result<Option<Format>, Refusal> {
-    if request.message.first(Name::Accept).is_none() {
-        return Ok(None);
+    match request.message.first(Name::Accept) {
+        None => return Ok(None),
+        // What most subscribers say; nothing that other fields may add is preferred to it.
+        Some(b"application/serverinfo+xml") => return Ok(Some(Format::Xml)),
+        Some(_) => {}
     }
     let (mut xml, mut json) = (None, None);
     for range in request

@@ -4,8 +4,7 @@
 use std::fmt;
 use std::num::NonZeroU64;
 
-use memchr::memchr;
-
+use super::class::find;
 use super::header::delta_seconds;
 use super::params::{Params, is_token, token};
 
@@ -22,6 +21,15 @@ pub struct Event<'a> {
 impl<'a> Event<'a> {
     pub fn parse(value: &'a [u8]) -> Option<Event<'a>> {
         let (package, rest) = token(value)?;
+        if rest.is_empty() {
+            return Some(Event {
+                package,
+                id: None,
+                max_rate: None,
+                min_rate: None,
+                adaptive_min_rate: None,
+            });
+        }
         let params = Params::parse(rest)?;
         let id = match params.get("id") {
             Some(id) if !is_token(id) => return None,
@@ -80,7 +88,7 @@ impl Rate {
 
     /// `1*2DIGIT [ "." 1*10DIGIT ]`, zero not allowed.
     pub fn parse(text: &[u8]) -> Option<Rate> {
-        let (whole, fraction) = match memchr(b'.', text) {
+        let (whole, fraction) = match find(b'.', text) {
             Some(dot) => (&text[..dot], &text[dot + 1..]),
             None => (text, &b"0"[..]),
         };

@@ -1,9 +1,7 @@
 //! The grammars of header values (RFC 3261 25.1 and the extensions a notifier meets), over the bytes of one value.
 //! Knows neither messages nor what a value is used for. Folds may stand wherever white space may.
 
-use memchr::memchr;
-
-use super::class::{self, LWS, TOKEN, VALUE, trim_lws, trim_lws_start};
+use super::class::{self, LWS, TOKEN, VALUE, find, trim_lws, trim_lws_start};
 pub use super::event::{Event, Rate, State};
 pub use super::params::{Param, ParamIter, Params};
 use super::params::{is_token, next_param, quoted, split_where, token};
@@ -23,10 +21,68 @@ pub struct Via<'a> {
     pub received: Option<&'a [u8]>,
     pub params: Params<'a>,
     pub raw: &'a [u8],
+    /// `host` read.
+    pub sent_by: Host<'a>,
+    /// The parameters before and behind an empty `rport`: what an answer copies as it stands. `None` where there is white
+    /// space or `received` in them.
+    pub(super) copied: Option<[&'a [u8]; 2]>,
 }
 
 impl<'a> Via<'a> {
     pub fn parse(raw: &'a [u8]) -> Option<Via<'a>> {
+        Via::parse_plain(raw).or_else(|| Via::parse_any(raw))
+    }
+
+    /// What most clients write: no white space, no quotes, no `received`, one `rport` at the most. `None`: it may be
+    /// another Via.
+    #[inline]
+    pub(super) fn parse_plain(raw: &'a [u8]) -> Option<Via<'a>> {
+        let (transport, rest) = token(raw.strip_prefix(b"SIP/2.0/")?)?;
+        let start = rest.strip_prefix(b" ")?;
+        let (sent_by, rest) = uri::plain_host(start)?;
+        let host = &start[..start.len() - rest.len()];
+        let (port, params) = uri::plain_port(rest)?;
+        let mut via = Via {
+            transport,
+            host,
+            port,
+            branch: None,
+            rport: false,
+            received: None,
+            params: Params::unchecked(params),
+            raw,
+            sent_by,
+            copied: Some([params, b""]),
+        };
+        let mut rest = params;
+        while let [b';', piece @ ..] = rest {
+            let (name, after) = token(piece)?;
+            let (value, after) = match after {
+                [b'=', value @ ..] => class::split(VALUE, value),
+                _ => (&b""[..], after),
+            };
+            let raw = &piece[..piece.len() - after.len()];
+            let param = Param {
+                name,
+                value: (raw.len() > name.len()).then_some(value),
+                raw,
+            };
+            if param.value == Some(b"") || name.eq_ignore_ascii_case(b"received") {
+                return None;
+            }
+            if param.value.is_none() && name.eq_ignore_ascii_case(b"rport") {
+                if via.rport {
+                    return None;
+                }
+                via.copied = Some([&params[..params.len() - rest.len()], after]);
+            }
+            via.take(param);
+            rest = after;
+        }
+        rest.is_empty().then_some(via)
+    }
+
+    fn parse_any(raw: &'a [u8]) -> Option<Via<'a>> {
         let (name, rest) = token(trim_lws_start(raw))?;
         let (version, rest) = token(after(b'/', rest)?)?;
         let (transport, rest) = token(after(b'/', rest)?)?;
@@ -44,6 +100,8 @@ impl<'a> Via<'a> {
             received: None,
             params: Params::unchecked(rest),
             raw,
+            sent_by: Host::parse(host)?,
+            copied: None,
         };
         let mut rest = rest;
         while let Some(step) = next_param(rest) {
@@ -72,7 +130,7 @@ impl<'a> Via<'a> {
 /// `host [ COLON port ]`, where white space may stand around the colon.
 fn sent_by_parts(text: &[u8]) -> Option<(&[u8], Option<u16>, &[u8])> {
     let host_end = match text.first()? {
-        b'[' => memchr(b']', text)? + 1,
+        b'[' => find(b']', text)? + 1,
         _ => text
             .iter()
             .position(|byte| class::is(LWS, *byte) || matches!(byte, b':' | b';'))
@@ -105,35 +163,63 @@ pub struct NameAddr<'a> {
     pub uri: &'a [u8],
     pub params: Params<'a>,
     pub raw: &'a [u8],
+    tag: Option<&'a [u8]>,
 }
 
 impl<'a> NameAddr<'a> {
     pub fn parse(raw: &'a [u8]) -> Option<NameAddr<'a>> {
+        NameAddr::parse_plain(raw).or_else(|| NameAddr::parse_any(raw))
+    }
+
+    /// What most peers write: a URI in brackets, perhaps a tag, nothing else. `None`: it may be another address.
+    #[inline]
+    pub(super) fn parse_plain(raw: &'a [u8]) -> Option<NameAddr<'a>> {
+        let inside = raw.strip_prefix(b"<")?;
+        let close = find(b'>', inside)?;
+        let (uri, rest) = (&inside[..close], &inside[close + 1..]);
+        let tag = match rest {
+            [] => None,
+            _ => match class::split(VALUE, rest.strip_prefix(b";tag=")?) {
+                (tag @ [_, ..], []) => Some(tag),
+                _ => return None,
+            },
+        };
+        uri::is_any_uri(uri).then_some(NameAddr {
+            display: b"",
+            uri,
+            params: Params::unchecked(rest),
+            raw,
+            tag,
+        })
+    }
+
+    fn parse_any(raw: &'a [u8]) -> Option<NameAddr<'a>> {
         let raw = trim_lws(raw);
         let open = opening_bracket(raw)?;
         let (display, uri, rest) = match open {
             Some(open) => {
-                let close = open + memchr(b'>', &raw[open..])?;
+                let close = open + find(b'>', &raw[open..])?;
                 (&raw[..open], &raw[open + 1..close], &raw[close + 1..])
             }
             None => bare_address(raw)?,
         };
-        let address = NameAddr {
+        let params = Params::parse(rest)?;
+        let tag = params.get("tag");
+        if !tag.is_none_or(|tag| class::all(VALUE, tag)) || !uri::is_any_uri(uri) {
+            return None;
+        }
+        Some(NameAddr {
             display: trim_lws(display),
             uri,
-            params: Params::parse(rest)?,
+            params,
             raw,
-        };
-        let sound_tag = address
-            .params
-            .get("tag")
-            .is_none_or(|tag| class::all(VALUE, tag));
-        (sound_tag && uri::is_any_uri(uri)).then_some(address)
+            tag: tag.filter(|tag| !tag.is_empty()),
+        })
     }
 
     /// The dialog's tag: no white space, quotes or separators. Absent where the peer speaks RFC 2543.
     pub fn tag(&self) -> Option<&'a [u8]> {
-        self.params.get("tag").filter(|tag| !tag.is_empty())
+        self.tag
     }
 }
 
@@ -144,7 +230,7 @@ fn opening_bracket(text: &[u8]) -> Option<Option<usize>> {
         let rest = trim_lws_start(rest);
         return (rest.first() == Some(&b'<')).then(|| Some(text.len() - rest.len()));
     }
-    let Some(open) = memchr(b'<', text) else {
+    let Some(open) = find(b'<', text) else {
         return Some(None);
     };
     let display = &text[..open];
@@ -152,7 +238,7 @@ fn opening_bracket(text: &[u8]) -> Option<Option<usize>> {
         return Some(Some(open));
     }
     // A `<` behind a semicolon belongs to a parameter of an addr-spec.
-    memchr(b';', display).map(|_| None)
+    find(b';', display).map(|_| None)
 }
 
 /// RFC 3261 20: a URI with a comma, question mark or semicolon must stand in `<>`; what follows a semicolon here
@@ -241,7 +327,7 @@ impl<'a> MediaRange<'a> {
 
 /// `qvalue`: 0 to 1 with at most three decimals.
 fn thousandths(text: &[u8]) -> Option<u16> {
-    let (whole, decimals) = match memchr(b'.', text) {
+    let (whole, decimals) = match find(b'.', text) {
         Some(dot) => (&text[..dot], &text[dot + 1..]),
         None => (text, &b""[..]),
     };
@@ -261,6 +347,7 @@ fn thousandths(text: &[u8]) -> Option<u16> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_via_may_have_ipv6_white_space_and_an_empty_rport() {
@@ -388,6 +475,29 @@ mod tests {
             "a/b c",
         ] {
             assert!(MediaRange::parse(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_via_is_what_the_full_parse_finds(raw in "SIP/2.0/(UDP)? ?[ah1.]{0,4}(:5)?(;(branch|Rport|rport|received|ttl)? ?(=[a\"1 ,]{0,3})?){0,3}") {
+            let raw = raw.as_bytes();
+            if let Some(plain) = Via::parse_plain(raw) {
+                let full = Via::parse_any(raw).expect("what is plain is well formed");
+                let plain = Via { copied: None, ..plain };
+                prop_assert_eq!(format!("{plain:?}"), format!("{full:?}"));
+                prop_assert_eq!(Elements::of(raw).next(), Some(raw));
+            }
+        }
+
+        #[test]
+        fn a_plain_address_is_what_the_full_parse_finds(raw in "(\"a\")?<(sip:)?[a,@%;>]{0,3}>(;[tT]ag=[a\", ;]{0,3})?(;x)?") {
+            let raw = raw.as_bytes();
+            if let Some(plain) = NameAddr::parse_plain(raw) {
+                let full = NameAddr::parse_any(raw).expect("what is plain is well formed");
+                prop_assert_eq!(format!("{plain:?}"), format!("{full:?}"));
+                prop_assert_eq!(Elements::of(raw).next(), Some(raw));
+            }
         }
     }
 }

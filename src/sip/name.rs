@@ -37,49 +37,175 @@ pub enum Name {
     Other,
 }
 
+/// A set of names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Names(u32);
+
+impl Names {
+    pub const NONE: Names = Names(0);
+
+    pub const fn of(names: &[Name]) -> Names {
+        let mut set = 0;
+        let mut at = 0;
+        while at < names.len() {
+            set |= 1 << names[at] as u32;
+            at += 1;
+        }
+        Names(set)
+    }
+
+    #[inline]
+    pub const fn has(self, name: Name) -> bool {
+        self.0 & 1 << name as u32 != 0
+    }
+
+    #[inline]
+    pub fn add(&mut self, name: Name) {
+        self.0 |= 1 << name as u32;
+    }
+
+    #[inline]
+    pub fn meets(self, other: Names) -> bool {
+        self.0 & other.0 != 0
+    }
+}
+
+/// All names that have a spelling.
+const SPELLED: [Name; Name::Other as usize] = [
+    Name::Via,
+    Name::From,
+    Name::To,
+    Name::CallId,
+    Name::CSeq,
+    Name::Contact,
+    Name::RecordRoute,
+    Name::Route,
+    Name::MaxForwards,
+    Name::Event,
+    Name::SubscriptionState,
+    Name::Expires,
+    Name::MinExpires,
+    Name::Accept,
+    Name::AcceptEncoding,
+    Name::Require,
+    Name::ProxyRequire,
+    Name::Supported,
+    Name::Unsupported,
+    Name::ContentType,
+    Name::ContentEncoding,
+    Name::ContentLength,
+    Name::SipEtag,
+    Name::SipIfMatch,
+    Name::SuppressIfMatch,
+    Name::RetryAfter,
+    Name::AllowEvents,
+    Name::Allow,
+    Name::Warning,
+    Name::Authorization,
+];
+
+/// A name as its spellings are compared with it.
+#[derive(Clone, Copy)]
+struct Spelling {
+    name: Name,
+    len: usize,
+    ends: Ends,
+    /// The bits in which a spelling may differ: letters have either case.
+    case: Ends,
+}
+
+/// The first and the last eight bytes; of fewer than eight, the first four and the last four. What stands between the
+/// ends of a long name is compared by itself.
+type Ends = [u64; 2];
+
+#[inline]
+const fn ends(text: &[u8]) -> Ends {
+    match (text.first_chunk::<8>(), text.last_chunk::<8>()) {
+        (Some(first), Some(last)) => [u64::from_le_bytes(*first), u64::from_le_bytes(*last)],
+        _ => match (text.first_chunk::<4>(), text.last_chunk::<4>(), text) {
+            (Some(first), Some(last), _) => [
+                u32::from_le_bytes(*first) as u64,
+                u32::from_le_bytes(*last) as u64,
+            ],
+            (_, _, [a, b, c]) => [u32::from_le_bytes([*a, *b, *c, 0]) as u64, 0],
+            (_, _, [a, b]) => [u32::from_le_bytes([*a, *b, 0, 0]) as u64, 0],
+            _ => [0; 2],
+        },
+    }
+}
+
+impl Spelling {
+    const fn of(name: Name) -> Spelling {
+        let text = name.as_str().as_bytes();
+        let ends = ends(text);
+        // Our names have letters, and hyphens, which alone lack the bit 0x40.
+        let letters = 0x4040_4040_4040_4040;
+        Spelling {
+            name,
+            len: text.len(),
+            ends,
+            case: [(ends[0] & letters) >> 1, (ends[1] & letters) >> 1],
+        }
+    }
+
+    #[inline]
+    fn is(&self, raw: &[u8]) -> bool {
+        let ends = ends(raw);
+        raw.len() == self.len
+            && (ends[0] ^ self.ends[0]) & !self.case[0] == 0
+            && (ends[1] ^ self.ends[1]) & !self.case[1] == 0
+            && (raw.len() <= 16
+                || middle(raw).eq_ignore_ascii_case(middle(self.name.as_str().as_bytes())))
+    }
+}
+
+/// What stands between the ends of a long name.
+fn middle(long: &[u8]) -> &[u8] {
+    &long[8..long.len() - 8]
+}
+
+/// Where a name stands in `PLACES`: no two of ours share a place.
+#[inline]
+const fn place(raw: &[u8]) -> usize {
+    let (first, last) = (raw[0] as usize & 31, raw[raw.len() - 1] as usize & 31);
+    (first + 6 * last + 17 * raw.len()) % 128
+}
+
+/// The one name that a spelling can be, by its ends and its length.
+static PLACES: [Spelling; 128] = {
+    // No spelling of two bytes or more is as long as this says.
+    let mut places = [Spelling {
+        name: Name::Other,
+        len: 0,
+        ends: [0; 2],
+        case: [0; 2],
+    }; 128];
+    let mut at = 0;
+    while at < SPELLED.len() {
+        let place = place(SPELLED[at].as_str().as_bytes());
+        assert!(places[place].len == 0);
+        places[place] = Spelling::of(SPELLED[at]);
+        at += 1;
+    }
+    places
+};
+
 impl Name {
     /// The name behind a header field's spelling, in any case, long or compact (RFC 3261 7.3.1, 7.3.3).
+    #[inline]
     pub fn of(raw: &[u8]) -> Name {
-        let candidates: &[Name] = match raw.len() {
-            1 => return Name::of_compact(raw[0]),
-            2 => &[Name::To],
-            3 => &[Name::Via],
-            4 => &[Name::From, Name::CSeq],
-            5 => &[Name::Event, Name::Route, Name::Allow],
-            6 => &[Name::Accept],
-            7 => &[
-                Name::CallId,
-                Name::Contact,
-                Name::Expires,
-                Name::Require,
-                Name::Warning,
-            ],
-            8 => &[Name::SipEtag],
-            9 => &[Name::Supported],
-            11 => &[Name::RetryAfter, Name::MinExpires, Name::Unsupported],
-            12 => &[
-                Name::MaxForwards,
-                Name::RecordRoute,
-                Name::ContentType,
-                Name::AllowEvents,
-                Name::SipIfMatch,
-            ],
-            13 => &[Name::ProxyRequire, Name::Authorization],
-            14 => &[Name::ContentLength],
-            15 => &[Name::AcceptEncoding],
-            16 => &[Name::ContentEncoding],
-            17 => &[Name::SuppressIfMatch],
-            18 => &[Name::SubscriptionState],
-            _ => &[],
-        };
-        for name in candidates {
-            let canonical = name.as_str().as_bytes();
-            let same_letter = (raw[0] ^ canonical[0]) & !0x20 == 0;
-            if same_letter && (raw == canonical || raw.eq_ignore_ascii_case(canonical)) {
-                return *name;
+        match raw {
+            [] => Name::Other,
+            [letter] => Name::of_compact(*letter),
+            _ => {
+                let spelling = &PLACES[place(raw)];
+                if spelling.is(raw) {
+                    spelling.name
+                } else {
+                    Name::Other
+                }
             }
         }
-        Name::Other
     }
 
     fn of_compact(letter: u8) -> Name {
@@ -100,7 +226,7 @@ impl Name {
     }
 
     /// The long spelling, as the RFCs write it.
-    pub fn as_str(self) -> &'static str {
+    pub const fn as_str(self) -> &'static str {
         match self {
             Name::Via => "Via",
             Name::From => "From",
@@ -146,6 +272,25 @@ impl std::fmt::Display for Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_name_is_known_by_every_letter_of_it() {
+        for name in SPELLED {
+            let spelled = name.as_str().as_bytes();
+            for place in 0..spelled.len() {
+                for byte in 0..=u8::MAX {
+                    let mut raw = spelled.to_vec();
+                    raw[place] = byte;
+                    let expected = if raw.eq_ignore_ascii_case(spelled) {
+                        name
+                    } else {
+                        Name::Other
+                    };
+                    assert_eq!(Name::of(&raw), expected, "{}", raw.escape_ascii());
+                }
+            }
+        }
+    }
 
     #[test]
     fn names_are_known_in_any_case_and_in_compact_form() {

@@ -5,6 +5,7 @@ use thiserror::Error;
 
 use super::class::{self, VISIBLE};
 use super::header::{CSeq, Event, MediaRange, NameAddr, Via, delta_seconds};
+use super::name::Names;
 use super::params::is_token;
 use super::scan::{Elements, Message, Name, Start};
 use super::uri::{SipUri, UriError};
@@ -117,25 +118,22 @@ impl Malformed {
 }
 
 /// Fields that have one value and stand once; Content-Length is the scanner's.
-fn is_single(name: Name) -> bool {
-    matches!(
-        name,
-        Name::From
-            | Name::To
-            | Name::CallId
-            | Name::CSeq
-            | Name::MaxForwards
-            | Name::Event
-            | Name::Expires
-            | Name::MinExpires
-            | Name::SubscriptionState
-            | Name::ContentType
-            | Name::SipEtag
-            | Name::SipIfMatch
-            | Name::SuppressIfMatch
-            | Name::RetryAfter
-    )
-}
+const SINGLE: Names = Names::of(&[
+    Name::From,
+    Name::To,
+    Name::CallId,
+    Name::CSeq,
+    Name::MaxForwards,
+    Name::Event,
+    Name::Expires,
+    Name::MinExpires,
+    Name::SubscriptionState,
+    Name::ContentType,
+    Name::SipEtag,
+    Name::SipIfMatch,
+    Name::SuppressIfMatch,
+    Name::RetryAfter,
+]);
 
 impl<'m, 'a> Request<'m, 'a> {
     pub fn parse(message: &'m Message<'a>) -> Result<Request<'m, 'a>, Malformed> {
@@ -147,7 +145,10 @@ impl<'m, 'a> Request<'m, 'a> {
             return Err(Malformed::Response);
         };
         let method = Method::of(method_name);
-        let found = Found::collect(message)?;
+        if message.repeats(SINGLE) {
+            return Err(repeated(message));
+        }
+        let found = Found(message);
         let via = top_via(message)?;
         let cseq = found.required(Name::CSeq, CSeq::parse)?;
         // RFC 4475 3.1.2.18: an unknown method is better answered as unknown than as malformed.
@@ -186,30 +187,36 @@ impl<'m, 'a> Request<'m, 'a> {
     }
 }
 
-/// The values of the fields that stand once, each at its name's place.
-struct Found<'a>([Option<&'a [u8]>; Name::Other as usize]);
-
-impl<'a> Found<'a> {
-    fn collect(message: &Message<'a>) -> Result<Self, Malformed> {
-        let mut values = [None; Name::Other as usize];
-        for field in message.fields.iter().filter(|field| is_single(field.name)) {
-            if values[field.name as usize].replace(field.value).is_some() {
-                return Err(Malformed::Repeated(field.name));
-            }
+/// The first repetition of a field that stands once.
+#[cold]
+fn repeated(message: &Message<'_>) -> Malformed {
+    let mut seen = Names::NONE;
+    for field in &message.fields {
+        if SINGLE.has(field.name) && seen.has(field.name) {
+            return Malformed::Repeated(field.name);
         }
-        Ok(Found(values))
+        seen.add(field.name);
     }
+    unreachable!("asked only where a field is repeated")
+}
 
+/// The values of the fields that stand once.
+struct Found<'m, 'a>(&'m Message<'a>);
+
+impl<'a> Found<'_, 'a> {
+    #[inline]
     fn optional<T>(
         &self,
         name: Name,
         parse: impl Fn(&'a [u8]) -> Option<T>,
     ) -> Result<Option<T>, Malformed> {
-        self.0[name as usize]
-            .map(|value| parse(value).ok_or(Malformed::Syntax(name)))
-            .transpose()
+        match self.0.first(name) {
+            None => Ok(None),
+            Some(value) => parse(value).map(Some).ok_or(Malformed::Syntax(name)),
+        }
     }
 
+    #[inline]
     fn required<T>(
         &self,
         name: Name,
@@ -220,11 +227,16 @@ impl<'a> Found<'a> {
 }
 
 fn top_via<'a>(message: &Message<'a>) -> Result<Via<'a>, Malformed> {
-    let first = message
-        .elements(Name::Via)
-        .next()
-        .ok_or(Malformed::Missing(Name::Via))?;
-    let via = Via::parse(first).ok_or(Malformed::Syntax(Name::Via))?;
+    // A plain Via has no comma, so its value is one element.
+    let plain = message.only(Name::Via).and_then(Via::parse_plain);
+    let via = match plain {
+        Some(via) => via,
+        None => {
+            let mut elements = message.elements(Name::Via);
+            let first = elements.next().ok_or(Malformed::Missing(Name::Via))?;
+            Via::parse(first).ok_or(Malformed::Syntax(Name::Via))?
+        }
+    };
     // RFC 4475 3.2.1: the magic cookie promises an identifier that is not there.
     if via.branch == Some(b"z9hG4bK") {
         return Err(Malformed::EmptyBranch);
@@ -234,6 +246,10 @@ fn top_via<'a>(message: &Message<'a>) -> Result<Via<'a>, Malformed> {
 
 /// RFC 3261 8.1.1.8: a request that may establish a dialog has exactly one Contact; `*` is REGISTER's alone.
 fn contact<'a>(message: &Message<'a>, method: Method) -> Result<Option<NameAddr<'a>>, Malformed> {
+    // A plain address has no comma outside its brackets, so its value is one element.
+    if let Some(contact) = message.only(Name::Contact).and_then(NameAddr::parse_plain) {
+        return Ok(Some(contact));
+    }
     let mut contacts = message.all(Name::Contact).flat_map(Elements::of);
     let Some(first) = contacts.next() else {
         return Ok(None);

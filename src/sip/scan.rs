@@ -1,12 +1,13 @@
 //! One pass over a message's bytes: start line, header fields, body; and where a message ends on a stream.
 //! Knows header names, not what their values mean.
 
-use memchr::{memchr, memchr2, memmem};
+use memchr::memmem;
 use smallvec::SmallVec;
 use thiserror::Error;
 
-use super::class::{self, TOKEN, VISIBLE, trim_lws};
+use super::class::{self, TOKEN, VISIBLE, find, find_control, trim_lws};
 pub use super::name::Name;
+use super::name::Names;
 
 /// A message with more header fields than this is refused.
 pub const MAX_FIELDS: usize = 256;
@@ -33,6 +34,37 @@ pub struct Message<'a> {
     pub body: &'a [u8],
     /// Bytes from the first one given to the body's last: what lies behind was not looked at.
     pub length: usize,
+    index: Index,
+}
+
+/// Where the first field of each name stands.
+#[derive(Debug, Clone, Copy)]
+struct Index {
+    /// Meaningful for names present.
+    firsts: [u8; Name::Other as usize + 1],
+    present: Names,
+    repeated: Names,
+    /// A value is folded over several lines.
+    folded: bool,
+}
+
+impl Index {
+    const EMPTY: Index = Index {
+        firsts: [0; Name::Other as usize + 1],
+        present: Names::NONE,
+        repeated: Names::NONE,
+        folded: false,
+    };
+
+    #[inline]
+    fn enter(&mut self, name: Name, place: usize) {
+        if self.present.has(name) {
+            self.repeated.add(name);
+        } else {
+            self.present.add(name);
+            self.firsts[name as usize] = place as u8;
+        }
+    }
 }
 
 impl<'a> Message<'a> {
@@ -41,16 +73,38 @@ impl<'a> Message<'a> {
     }
 
     /// The value of the first header field of this name.
+    #[inline]
     pub fn first(&self, name: Name) -> Option<&'a [u8]> {
-        self.all(name).next()
+        let place = usize::from(self.index.firsts[name as usize]);
+        (self.index.present.has(name)).then(|| self.fields[place].value)
     }
 
     /// The values of all header fields of this name, in order, lists not split.
     pub fn all(&self, name: Name) -> impl Iterator<Item = &'a [u8]> {
-        self.fields
+        let fields = match self.first(name) {
+            None => &[],
+            Some(_) => &self.fields[usize::from(self.index.firsts[name as usize])..],
+        };
+        fields
             .iter()
             .filter(move |field| field.name == name)
             .map(|field| field.value)
+    }
+
+    /// The one value of the fields of this name; `None` where there are several or none.
+    #[inline]
+    pub(super) fn only(&self, name: Name) -> Option<&'a [u8]> {
+        self.first(name).filter(|_| !self.index.repeated.has(name))
+    }
+
+    /// Whether several fields have one of these names.
+    pub(super) fn repeats(&self, names: Names) -> bool {
+        self.index.repeated.meets(names)
+    }
+
+    /// Whether a value is folded over several lines.
+    pub(super) fn is_folded(&self) -> bool {
+        self.index.folded
     }
 
     /// The elements of a comma-separated list that may be spread over several fields (RFC 3261 7.3.1).
@@ -135,7 +189,13 @@ impl From<ScanError> for ScanFailure<'_> {
 pub fn scan(bytes: &[u8]) -> Result<Message<'_>, ScanFailure<'_>> {
     let mut cursor = Cursor::new(bytes)?;
     let (start, mut fault) = start_line(cursor.start_line()?)?;
-    let mut fields = SmallVec::new();
+    let mut message = Message {
+        start,
+        fields: SmallVec::new(),
+        body: b"",
+        length: 0,
+        index: Index::EMPTY,
+    };
     let mut content_length = None;
     loop {
         match cursor.field() {
@@ -147,7 +207,7 @@ pub fn scan(bytes: &[u8]) -> Result<Message<'_>, ScanFailure<'_>> {
             Step::Malformed => {
                 fault.get_or_insert(ScanError::Field);
             }
-            Step::Field(_) if fields.len() == MAX_FIELDS => {
+            Step::Field(_) if message.fields.len() == MAX_FIELDS => {
                 fault.get_or_insert(ScanError::TooManyFields);
                 break;
             }
@@ -157,22 +217,19 @@ pub fn scan(bytes: &[u8]) -> Result<Message<'_>, ScanFailure<'_>> {
                 {
                     fault.get_or_insert(ScanError::ContentLength);
                 }
-                fields.push(field);
+                message.index.enter(field.name, message.fields.len());
+                message.fields.push(field);
             }
         }
     }
+    message.index.folded = cursor.folded;
     let rest = &bytes[cursor.at..];
     let wanted = content_length.unwrap_or(rest.len());
     if wanted > rest.len() {
         fault.get_or_insert(ScanError::ShortBody);
     }
-    let body = &rest[..wanted.min(rest.len())];
-    let message = Message {
-        start,
-        fields,
-        body,
-        length: cursor.at + body.len(),
-    };
+    message.body = &rest[..wanted.min(rest.len())];
+    message.length = cursor.at + message.body.len();
     match fault {
         None => Ok(message),
         Some(error) => Err(ScanFailure {
@@ -291,6 +348,17 @@ fn status_line(line: &[u8]) -> Result<(Start<'_>, Option<ScanError>), ScanError>
 
 /// `Method SP Request-URI SP SIP-Version`, nothing more (RFC 3261 7.1).
 fn request_line(line: &[u8]) -> Result<(Start<'_>, Option<ScanError>), ScanError> {
+    if let Some((rest, b" SIP/2.0")) = line.split_last_chunk::<8>()
+        && let (method @ [_, ..], [b' ', uri @ ..]) = class::split(TOKEN, rest)
+        && !uri.is_empty()
+        && class::all(VISIBLE, uri)
+    {
+        return Ok((Start::Request { method, uri }, None));
+    }
+    faulty_request_line(line)
+}
+
+fn faulty_request_line(line: &[u8]) -> Result<(Start<'_>, Option<ScanError>), ScanError> {
     let trimmed = line.trim_ascii_end();
     let version_at = memchr::memrchr(b' ', trimmed).ok_or(ScanError::NotSip)?;
     let version = &trimmed[version_at + 1..];
@@ -319,12 +387,12 @@ fn is_version(text: &[u8]) -> bool {
     };
     let numeric = |part: &[u8]| !part.is_empty() && part.iter().all(u8::is_ascii_digit);
     name.eq_ignore_ascii_case(b"SIP/")
-        && memchr(b'.', number)
+        && find(b'.', number)
             .is_some_and(|dot| numeric(&number[..dot]) && numeric(&number[dot + 1..]))
 }
 
 fn split_at_space(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    memchr(b' ', text).map(|space| (&text[..space], &text[space + 1..]))
+    find(b' ', text).map(|space| (&text[..space], &text[space + 1..]))
 }
 
 /// What stands next in a head.
@@ -344,6 +412,8 @@ pub(super) enum Step<'a> {
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     pub(super) at: usize,
+    /// A field passed was folded.
+    folded: bool,
 }
 
 impl<'a> Cursor<'a> {
@@ -351,12 +421,16 @@ impl<'a> Cursor<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Result<Self, ScanError> {
         let first = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n'));
         let at = first.ok_or(ScanError::KeepAlive)?;
-        Ok(Cursor { bytes, at })
+        Ok(Cursor {
+            bytes,
+            at,
+            folded: false,
+        })
     }
 
     pub(super) fn start_line(&mut self) -> Result<&'a [u8], ScanError> {
         let rest = &self.bytes[self.at..];
-        let end = memchr2(b'\r', b'\n', rest).ok_or(ScanError::NotSip)?;
+        let end = line_break(rest).ok_or(ScanError::NotSip)?;
         if !rest[end..].starts_with(b"\r\n") {
             return Err(ScanError::NotSip);
         }
@@ -372,7 +446,7 @@ impl<'a> Cursor<'a> {
             && *letter != b'\r'
         {
             match line_end(&self.bytes[self.at..]) {
-                Some((end, _)) => self.at += end + 2,
+                Some(line) => self.at += line.end + 2,
                 None => return Step::Unterminated,
             }
         }
@@ -382,26 +456,64 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub(super) fn field(&mut self) -> Step<'a> {
         let rest = &self.bytes[self.at..];
+        if let Some((field, length)) = plain_field(rest) {
+            self.at += length;
+            return Step::Field(field);
+        }
+        self.any_field()
+    }
+
+    fn any_field(&mut self) -> Step<'a> {
+        let rest = &self.bytes[self.at..];
         if rest.starts_with(b"\r\n") {
             self.at += 2;
             return Step::End;
         }
-        let Some((end, clean)) = line_end(rest) else {
+        let Some(line) = line_end(rest) else {
             self.at = self.bytes.len();
             return Step::Unterminated;
         };
-        self.at += end + 2;
-        match header_field(&rest[..end]) {
-            Some(field) if clean => Step::Field(field),
+        self.at += line.end + 2;
+        self.folded |= line.folded;
+        match header_field(&rest[..line.end]) {
+            Some(field) if line.clean => Step::Field(field),
             _ => Step::Malformed,
         }
     }
 }
 
+/// What most fields are: a name that is known, a colon, a space, a value on one line; with the line's length. `None`: it
+/// may be another field.
+#[inline(always)]
+fn plain_field(rest: &[u8]) -> Option<(Field<'_>, usize)> {
+    let colon = find(b':', &rest[..rest.len().min(LONGEST_START)])?;
+    let (raw_name, after) = rest.split_at(colon);
+    let name = Name::of(raw_name);
+    let [b':', b' ', after @ ..] = after else {
+        return None;
+    };
+    let end = find_control(after)?;
+    let (value, after) = after.split_at(end);
+    // A fold, the message's end, or something that stands alone: not here.
+    let ends = matches!(after, [b'\r', b'\n', next, ..] if !matches!(next, b' ' | b'\t'));
+    let trimmed = !matches!(value, [] | [b' ', ..] | [.., b' ']);
+    (ends && trimmed && name != Name::Other).then_some((
+        Field {
+            name,
+            raw_name,
+            value,
+        },
+        colon + 2 + end + 2,
+    ))
+}
+
+/// A known name and its colon stand in so many bytes.
+const LONGEST_START: usize = 24;
+
 /// `field-name HCOLON field-value`, where white space may stand before the colon (RFC 3261 25.1).
 #[inline]
 fn header_field(line: &[u8]) -> Option<Field<'_>> {
-    let colon = memchr(b':', line)?;
+    let colon = find(b':', line)?;
     let mut raw_name = &line[..colon];
     while let [rest @ .., b' ' | b'\t'] = raw_name {
         raw_name = rest;
@@ -426,23 +538,47 @@ fn is_wanted(letter: u8) -> bool {
     )
 }
 
-/// Where the field at the front ends: at the first CRLF that no white space follows (RFC 3261 7.3.1). The flag
-/// is false where a CR or LF stands alone.
+/// The line or the folded lines of one field.
+struct Line {
+    /// Where the CRLF stands that ends it.
+    end: usize,
+    /// No CR or LF stands alone.
+    clean: bool,
+    folded: bool,
+}
+
+/// Where the field at the front ends: at the first CRLF that no white space follows (RFC 3261 7.3.1).
 #[inline]
-fn line_end(rest: &[u8]) -> Option<(usize, bool)> {
-    let mut clean = true;
-    let mut at = 0;
+fn line_end(rest: &[u8]) -> Option<Line> {
+    let mut line = Line {
+        end: 0,
+        clean: true,
+        folded: false,
+    };
     loop {
-        at += memchr2(b'\r', b'\n', &rest[at..])?;
-        if !rest[at..].starts_with(b"\r\n") {
-            clean = false;
-            at += 1;
-        } else if matches!(rest.get(at + 2), Some(b' ' | b'\t')) {
-            at += 3;
-        } else {
-            return Some((at, clean));
+        line.end += line_break(&rest[line.end..])?;
+        match &rest[line.end..] {
+            [b'\r', b'\n', b' ' | b'\t', ..] => {
+                line.folded = true;
+                line.end += 3;
+            }
+            [b'\r', b'\n', ..] => return Some(line),
+            _ => {
+                line.clean = false;
+                line.end += 1;
+            }
         }
     }
+}
+
+/// Where the first CR or LF stands.
+#[inline]
+fn line_break(text: &[u8]) -> Option<usize> {
+    let mut at = find_control(text)?;
+    while !matches!(text[at], b'\r' | b'\n') {
+        at += 1 + find_control(&text[at + 1..])?;
+    }
+    Some(at)
 }
 
 /// The elements of one comma-separated value; commas in quotes and in `<>` do not count, empty elements are skipped.
@@ -474,7 +610,7 @@ impl<'a> Iterator for Elements<'a> {
 }
 
 fn element_end(text: &[u8]) -> usize {
-    if memchr(b',', text).is_none() {
+    if find(b',', text).is_none() {
         return text.len();
     }
     let (mut quoted, mut bracketed, mut escaped) = (false, false, false);
@@ -495,6 +631,25 @@ fn element_end(text: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        #[test]
+        fn a_plain_field_is_what_the_full_reading_finds(
+            text in "(Via|CSeq|f|X|Suppress-If-Match|Content-Length|contact)?[ ]?:?[ \\t]?[ab:\\r\\t\\n ]{0,10}(\\r\\n[ \\r\\tx])?",
+        ) {
+            if let Some((field, length)) = plain_field(text.as_bytes()) {
+                let mut cursor = Cursor { bytes: text.as_bytes(), at: 0, folded: false };
+                let Step::Field(full) = cursor.any_field() else {
+                    panic!("what is plain is well formed");
+                };
+                prop_assert_eq!(format!("{field:?}"), format!("{full:?}"));
+                prop_assert_eq!((length, false), (cursor.at, cursor.folded));
+            }
+        }
+    }
 
     const OPTIONS: &str =
         "OPTIONS sip:a SIP/2.0\r\nVia: SIP/2.0/UDP h;branch=z9hG4bKa\r\nl: 3\r\n\r\nabcd";

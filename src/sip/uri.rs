@@ -3,10 +3,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use memchr::{memchr, memchr2};
 use thiserror::Error;
 
-use super::class::{HEADER, PARAM, PASSWORD, USER, all_escaped};
+use super::class::{self, HEADER, LABEL, PARAM, PASSWORD, USER, all_escaped, find};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum UriError {
@@ -27,6 +26,13 @@ pub enum Host<'a> {
 impl<'a> Host<'a> {
     /// `hostname / IPv4address / IPv6reference`; a trailing dot is part of a name.
     pub fn parse(text: &'a [u8]) -> Option<Host<'a>> {
+        match plain_host(text) {
+            Some((host, [])) => Some(host),
+            _ => Host::parse_any(text),
+        }
+    }
+
+    fn parse_any(text: &'a [u8]) -> Option<Host<'a>> {
         if let [b'[', inner @ .., b']'] = text {
             let address: Ipv6Addr = str::from_utf8(inner).ok()?.parse().ok()?;
             return Some(Host::Ip(address.into()));
@@ -44,11 +50,87 @@ impl<'a> Host<'a> {
     }
 }
 
+/// An IPv4 address, or a name that begins with a letter and does not end with a dot, at the front, and what follows;
+/// `None`: there may be another host.
+#[inline]
+pub(super) fn plain_host(text: &[u8]) -> Option<(Host<'_>, &[u8])> {
+    if let Some((address, rest)) = plain_ipv4(text) {
+        return Some((Host::Ip(address.into()), rest));
+    }
+    if !text.first()?.is_ascii_alphabetic() {
+        return None;
+    }
+    let mut rest = text;
+    loop {
+        let before = rest.len();
+        while let [byte, after @ ..] = rest
+            && class::is(LABEL, *byte)
+        {
+            rest = after;
+        }
+        if rest.len() == before {
+            return None;
+        }
+        match rest {
+            [b'.', after @ ..] => rest = after,
+            _ => break,
+        }
+    }
+    let name = &text[..text.len() - rest.len()];
+    Some((Host::Name(name), rest))
+}
+
+/// An address of four numbers at the front, and what follows, which is no part of a host.
+#[inline]
+fn plain_ipv4(text: &[u8]) -> Option<(Ipv4Addr, &[u8])> {
+    let mut octets = [0; 4];
+    let mut rest = text;
+    for (place, octet) in octets.iter_mut().enumerate() {
+        if place > 0 {
+            rest = rest.strip_prefix(b".")?;
+        }
+        let (mut value, mut digits) = (0u32, 0);
+        while let [digit @ b'0'..=b'9', after @ ..] = rest
+            && digits < 3
+        {
+            (value, digits) = (value * 10 + u32::from(digit - b'0'), digits + 1);
+            rest = after;
+        }
+        let leading_zero = digits > 1 && value < [0, 0, 10, 100][digits];
+        *octet = u8::try_from(value)
+            .ok()
+            .filter(|_| digits > 0 && !leading_zero)?;
+    }
+    let ends = rest
+        .first()
+        .is_none_or(|byte| !class::is(LABEL, *byte) && *byte != b'.');
+    ends.then_some((octets.into(), rest))
+}
+
+/// `[ ":" port ]` at the front, the port not 0, and what follows; `None`: there may be another port.
+#[inline]
+pub(super) fn plain_port(text: &[u8]) -> Option<(Option<u16>, &[u8])> {
+    let [b':', digits @ ..] = text else {
+        return Some((None, text));
+    };
+    let (mut value, mut rest) = (0u32, digits);
+    while let [digit @ b'0'..=b'9', after @ ..] = rest {
+        value = value * 10 + u32::from(digit - b'0');
+        rest = after;
+        if digits.len() - rest.len() == 5 {
+            break;
+        }
+    }
+    let port = u16::try_from(value).ok().filter(|port| *port != 0)?;
+    let ends = rest.first().is_none_or(|byte| !byte.is_ascii_digit());
+    ends.then_some((Some(port), rest))
+}
+
 /// `host [ ":" port ]`, the port not 0.
 pub(super) fn host_port(text: &[u8]) -> Option<(Host<'_>, Option<u16>)> {
     let name_end = match text.first()? {
-        b'[' => memchr(b']', text)? + 1,
-        _ => memchr(b':', text).unwrap_or(text.len()),
+        b'[' => find(b']', text)? + 1,
+        _ => find(b':', text).unwrap_or(text.len()),
     };
     let (host, rest) = text.split_at(name_end);
     let port = match rest {
@@ -81,20 +163,67 @@ pub struct SipUri<'a> {
 
 impl<'a> SipUri<'a> {
     pub fn parse(raw: &'a [u8]) -> Result<SipUri<'a>, UriError> {
+        match SipUri::parse_plain(raw) {
+            Some(uri) => Ok(uri),
+            None => SipUri::parse_any(raw),
+        }
+    }
+
+    /// What most URIs are: `sip:`, perhaps a user, a host, a port, parameters; no password, no escape, no header fields.
+    /// `None`: it may be another URI.
+    #[inline]
+    fn parse_plain(raw: &'a [u8]) -> Option<SipUri<'a>> {
+        let rest = raw.strip_prefix(b"sip:")?;
+        let (user, host) = match class::split(USER, rest) {
+            ([], _) => return None,
+            (user, [b'@', host @ ..]) => (Some(user), host),
+            (_, []) => (None, rest),
+            (_, [b':', after @ ..]) if find(b'@', after).is_none() => (None, rest),
+            _ => return None,
+        };
+        let (host, rest) = plain_host(host)?;
+        let (port, params) = plain_port(rest)?;
+        let mut rest = params;
+        while let [b';', piece @ ..] = rest {
+            let (name, after) = class::split(PARAM, piece);
+            rest = after;
+            if let [b'=', value @ ..] = after {
+                let (value, after) = class::split(PARAM, value);
+                rest = after;
+                if value.is_empty() {
+                    return None;
+                }
+            }
+            if name.is_empty() {
+                return None;
+            }
+        }
+        rest.is_empty().then_some(SipUri {
+            secure: false,
+            user,
+            host,
+            port,
+            params: UriParams { raw: params },
+            headers: None,
+            raw,
+        })
+    }
+
+    fn parse_any(raw: &'a [u8]) -> Result<SipUri<'a>, UriError> {
         let (secure, rest) = split_scheme(raw)?;
-        let (user_info, rest) = match memchr(b'@', rest) {
+        let (user_info, rest) = match find(b'@', rest) {
             Some(at) => (Some(&rest[..at]), &rest[at + 1..]),
             None => (None, rest),
         };
         let user = user_info.map(user).transpose()?;
-        let (rest, headers) = match memchr(b'?', rest) {
+        let (rest, headers) = match find(b'?', rest) {
             Some(at) => (&rest[..at], Some(&rest[at + 1..])),
             None => (rest, None),
         };
         if headers.is_some_and(|text| !all_escaped(HEADER, text)) {
             return Err(UriError::Syntax);
         }
-        let host_end = memchr(b';', rest).unwrap_or(rest.len());
+        let host_end = find(b';', rest).unwrap_or(rest.len());
         let (host, port) = host_port(&rest[..host_end]).ok_or(UriError::Syntax)?;
         Ok(SipUri {
             secure,
@@ -123,7 +252,7 @@ impl<'a> SipUri<'a> {
 }
 
 fn split_scheme(raw: &[u8]) -> Result<(bool, &[u8]), UriError> {
-    let colon = memchr(b':', raw).ok_or(UriError::Syntax)?;
+    let colon = find(b':', raw).ok_or(UriError::Syntax)?;
     let (scheme, rest) = (&raw[..colon], &raw[colon + 1..]);
     if !is_scheme(scheme) || rest.is_empty() {
         return Err(UriError::Syntax);
@@ -146,7 +275,7 @@ pub(super) fn is_scheme(text: &[u8]) -> bool {
 
 /// `user [ ":" password ]`, both checked, the user given back.
 fn user(info: &[u8]) -> Result<&[u8], UriError> {
-    let (user, password) = match memchr(b':', info) {
+    let (user, password) = match find(b':', info) {
         Some(at) => (&info[..at], &info[at + 1..]),
         None => (info, &b""[..]),
     };
@@ -177,40 +306,43 @@ impl<'a> UriParams<'a> {
 
     /// Name and value of each parameter, in order, escapes as they stand.
     pub fn iter(&self) -> impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)> {
-        self.raw
-            .split(|byte| *byte == b';')
-            .skip(1)
-            .map(|piece| match memchr(b'=', piece) {
+        self.raw.split(|byte| *byte == b';').skip(1).map(|piece| {
+            match piece.iter().position(|byte| *byte == b'=') {
                 Some(at) => (&piece[..at], Some(&piece[at + 1..])),
                 None => (piece, None),
-            })
+            }
+        })
     }
 
     /// The value of the parameter of this name (case and escapes aside, RFC 3261 19.1.4); empty where it has none.
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
-        self.iter()
-            .find(|(found, _)| same_unescaped(found, name.as_bytes()))
-            .map(|(_, value)| value.unwrap_or_default())
+        let mut rest = self.raw;
+        while let [b';', piece @ ..] = rest {
+            let (param, after) = piece.split_at(find(b';', piece).unwrap_or(piece.len()));
+            match strip_unescaped(param, name.as_bytes()) {
+                Some([b'=', value @ ..]) => return Some(value),
+                Some(b"") => return Some(b""),
+                _ => rest = after,
+            }
+        }
+        None
     }
 }
 
-/// Compares text that may hold percent-escapes with plain text, without regard to case.
-fn same_unescaped(mut text: &[u8], plain: &[u8]) -> bool {
+/// What follows plain text at the front of text that may hold percent-escapes, compared without regard to case.
+fn strip_unescaped<'a>(mut text: &'a [u8], plain: &[u8]) -> Option<&'a [u8]> {
     for expected in plain {
         let (byte, rest) = match text {
-            [b'%', high, low, rest @ ..] => match (hex(*high), hex(*low)) {
-                (Some(high), Some(low)) => (high * 16 + low, rest),
-                _ => return false,
-            },
+            [b'%', high, low, rest @ ..] => (hex(*high)? * 16 + hex(*low)?, rest),
             [byte, rest @ ..] => (*byte, rest),
-            [] => return false,
+            [] => return None,
         };
         if !byte.eq_ignore_ascii_case(expected) {
-            return false;
+            return None;
         }
         text = rest;
     }
-    text.is_empty()
+    Some(text)
 }
 
 fn hex(digit: u8) -> Option<u8> {
@@ -224,8 +356,7 @@ pub(super) fn is_any_uri(raw: &[u8]) -> bool {
         Err(UriError::Syntax) => false,
         Err(UriError::Scheme) => {
             raw.iter().all(u8::is_ascii_graphic)
-                && memchr2(b'<', b'>', raw).is_none()
-                && memchr(b'"', raw).is_none()
+                && !raw.iter().any(|byte| matches!(byte, b'<' | b'>' | b'"'))
         }
     }
 }
@@ -233,6 +364,7 @@ pub(super) fn is_any_uri(raw: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn a_full_uri_comes_apart() {
@@ -289,6 +421,26 @@ mod tests {
                 UriError::Syntax,
                 "{bad}"
             );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_plain_uri_is_what_the_full_parse_finds(raw in "(sip:|sips:|SIP:)?([a-z1%;]{0,3}(:p)?@)?([a-z._-]{0,6}|1\\.2\\.3\\.[0-9]{1,3}[.a]?|\\[::1\\])(:[0-9]{0,6})?(;[a-zA=%:]{0,4}){0,2}([?@]a=b)?") {
+            let raw = raw.as_bytes();
+            if let Some(plain) = SipUri::parse_plain(raw) {
+                let full = SipUri::parse_any(raw).expect("what is plain is well formed");
+                prop_assert_eq!(format!("{plain:?}"), format!("{full:?}"));
+            }
+        }
+
+        #[test]
+        fn a_plain_host_is_what_the_full_parse_finds(text in "([0-9]{1,4}\\.){3}[0-9]{1,3}[.a-]?|[a-c0-9._-]{1,8}") {
+            let text = text.as_bytes();
+            prop_assert_eq!(Host::parse(text), Host::parse_any(text));
+            if let Some((host, rest)) = plain_host(text) {
+                prop_assert_eq!(Some(host), Host::parse_any(&text[..text.len() - rest.len()]));
+            }
         }
     }
 }

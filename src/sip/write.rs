@@ -9,6 +9,7 @@ use thiserror::Error;
 
 use super::EVENT_PACKAGE;
 use super::header::{NameAddr, Rate, Via};
+use super::request::Request;
 use super::scan::{Message, Name, Start};
 use super::uri::Host;
 
@@ -188,6 +189,19 @@ fn push_padding(out: &mut Vec<u8>, number: u32) {
 }
 
 fn push_number(out: &mut Vec<u8>, mut number: u64) {
+    if number < 100_000_000 {
+        // The last digit first, each before the others.
+        let (mut text, mut len) = (0, 0);
+        loop {
+            text = (text << 8) | (u64::from(b'0') + number % 10);
+            (number, len) = (number / 10, len + 1);
+            if number == 0 {
+                break;
+            }
+        }
+        out.extend_from_slice(&text.to_le_bytes());
+        return out.truncate(out.len() - 8 + len);
+    }
     let mut digits = [0; 20];
     let mut at = digits.len();
     loop {
@@ -199,6 +213,21 @@ fn push_number(out: &mut Vec<u8>, mut number: u64) {
         }
     }
     out.extend_from_slice(&digits[at..]);
+}
+
+fn push_ipv4(out: &mut Vec<u8>, octets: [u8; 4]) {
+    let mut text = [b'.'; 15];
+    let mut len = 0;
+    for (place, octet) in octets.into_iter().enumerate() {
+        len += usize::from(place > 0);
+        for (power, least) in [(100, 100), (10, 10), (1, 0)] {
+            if octet >= least {
+                text[len] = b'0' + octet / power % 10;
+                len += 1;
+            }
+        }
+    }
+    out.extend_from_slice(&text[..len]);
 }
 
 /// Appends a value on one line: each run of white space that holds a CR or LF becomes one space (RFC 3261 7.3.1).
@@ -238,6 +267,8 @@ pub enum Unanswerable {
 #[derive(Debug, Clone, Copy)]
 pub struct Responder<'r, 'a> {
     message: &'r Message<'a>,
+    /// The message parsed, where it could be.
+    request: Option<&'r Request<'r, 'a>>,
     status: u16,
     source: SocketAddr,
     to_tag: Option<&'r [u8]>,
@@ -249,10 +280,19 @@ impl<'r, 'a> Responder<'r, 'a> {
     pub fn new(message: &'r Message<'a>, status: u16, source: SocketAddr) -> Self {
         Responder {
             message,
+            request: None,
             status,
             source,
             to_tag: None,
             record_route: false,
+        }
+    }
+
+    /// The same for a request that was parsed: nothing is parsed again.
+    pub fn to_request(request: &'r Request<'r, 'a>, status: u16, source: SocketAddr) -> Self {
+        Responder {
+            request: Some(request),
+            ..Responder::new(request.message, status, source)
         }
     }
 
@@ -278,68 +318,95 @@ impl<'r, 'a> Responder<'r, 'a> {
         if method == b"ACK" {
             return Err(Unanswerable::Ack);
         }
-        let mut vias = message.elements(Name::Via);
-        let top = vias.next().ok_or(Unanswerable::NoTransaction)?;
+        let value = message
+            .first(Name::Via)
+            .ok_or(Unanswerable::NoTransaction)?;
         let cseq = message
             .first(Name::CSeq)
             .ok_or(Unanswerable::NoTransaction)?;
-        out.extend_from_slice(b"SIP/2.0 ");
-        push_number(out, self.status.into());
-        push(
+        let parsed;
+        let (top, top_raw) = match self.request {
+            Some(request) => (Some(&request.via), request.via.raw),
+            None => {
+                let mut elements = message.elements(Name::Via);
+                let first = elements.next().ok_or(Unanswerable::NoTransaction)?;
+                parsed = Via::parse(first);
+                (parsed.as_ref(), first)
+            }
+        };
+        push_status(out, self.status);
+        out.extend_from_slice(b"Via: ");
+        match top {
+            Some(via) => push_top_via(out, via, self.source),
+            None => push_line(out, top_raw),
+        }
+        let mut response = Response {
             out,
-            &[b" ", reason_phrase(self.status).as_bytes(), b"\r\nVia: "],
-        );
-        push_top_via(out, top, self.source);
-        out.extend_from_slice(b"\r\n");
-        let mut response = Response { out };
-        for via in vias {
-            response.header("Via", via);
+            folded: message.is_folded(),
+        };
+        if message.only(Name::Via).is_none() || top_raw.len() < value.len() {
+            for via in message.elements(Name::Via).skip(1) {
+                response.line(b"\r\nVia: ", via);
+            }
         }
         if self.record_route {
             for value in message.all(Name::RecordRoute) {
-                response.header("Record-Route", value);
+                response.line(b"\r\nRecord-Route: ", value);
             }
         }
         if let Some(from) = message.first(Name::From) {
-            response.header("From", from);
+            response.line(b"\r\nFrom: ", from);
         }
         if let Some(to) = message.first(Name::To) {
-            response.to(to, self.to_tag);
+            response.line(b"\r\nTo: ", to);
+            let has_tag = match self.request {
+                Some(request) => request.to_tag().is_some(),
+                None => NameAddr::parse(to).is_some_and(|to| to.tag().is_some()),
+            };
+            push_tag(
+                response.out,
+                self.to_tag.filter(|_| !has_tag).unwrap_or_default(),
+            );
         }
         if let Some(call_id) = message.first(Name::CallId) {
-            response.header("Call-ID", call_id);
+            response.line(b"\r\nCall-ID: ", call_id);
         }
-        response.header("CSeq", cseq);
+        response.line(b"\r\nCSeq: ", cseq);
+        response.out.extend_from_slice(b"\r\n");
         Ok(response)
     }
+}
+
+fn push_status(out: &mut Vec<u8>, status: u16) {
+    if status == 200 {
+        return out.extend_from_slice(b"SIP/2.0 200 OK\r\n");
+    }
+    out.extend_from_slice(b"SIP/2.0 ");
+    push_number(out, status.into());
+    push(out, &[b" ", reason_phrase(status).as_bytes(), b"\r\n"]);
 }
 
 /// The topmost Via as the server sends it back. RFC 3581 4: where an rport without value asks, it gets the source
 /// port, and `received` is there even if it says what sent-by says; RFC 3261 18.2.1: else `received` is there when
 /// sent-by is another address or a name. Whatever the client put into `received` goes.
-fn push_top_via(out: &mut Vec<u8>, raw: &[u8], source: SocketAddr) {
-    let Some(via) = Via::parse(raw) else {
-        return push_line(out, raw);
-    };
-    push(out, &[b"SIP/2.0/", via.transport, b" ", via.host]);
+fn push_top_via(out: &mut Vec<u8>, via: &Via<'_>, source: SocketAddr) {
+    out.extend_from_slice(b"SIP/2.0/");
+    push(out, &[via.transport, b" ", via.host]);
     if let Some(port) = via.port {
         out.push(b':');
         push_number(out, port.into());
     }
-    for param in via.params {
-        let ours = param.name.eq_ignore_ascii_case(b"received")
-            || (param.name.eq_ignore_ascii_case(b"rport") && param.value.is_none());
-        if !ours {
-            out.push(b';');
-            push_line(out, param.raw);
-        }
+    match via.copied {
+        Some(pieces) => push(out, &pieces),
+        None => push_via_params(out, via),
     }
     let address = source.ip().to_canonical();
-    if via.rport || Host::parse(via.host) != Some(Host::Ip(address)) {
+    if via.rport || via.sent_by != Host::Ip(address) {
+        out.extend_from_slice(b";received=");
         match address {
-            IpAddr::V4(address) => push_formatted(out, format_args!(";received={address}")),
+            IpAddr::V4(address) => push_ipv4(out, address.octets()),
             // RFC 3261 25.1: `via-received` has an IPv6 address without brackets.
-            IpAddr::V6(address) => push_formatted(out, format_args!(";received={address}")),
+            IpAddr::V6(address) => push_formatted(out, format_args!("{address}")),
         }
     }
     if via.rport {
@@ -348,11 +415,25 @@ fn push_top_via(out: &mut Vec<u8>, raw: &[u8], source: SocketAddr) {
     }
 }
 
+/// The parameters but `received` and an empty `rport`, without white space between them.
+fn push_via_params(out: &mut Vec<u8>, via: &Via<'_>) {
+    for param in via.params {
+        let ours = param.name.eq_ignore_ascii_case(b"received")
+            || (param.name.eq_ignore_ascii_case(b"rport") && param.value.is_none());
+        if !ours {
+            out.push(b';');
+            push_line(out, param.raw);
+        }
+    }
+}
+
 /// A response begun: takes more header fields, then its end.
 #[derive(Debug)]
 #[must_use = "a response is whole only when finished"]
 pub struct Response<'o> {
     out: &'o mut Vec<u8>,
+    /// Values of the request may be folded.
+    folded: bool,
 }
 
 impl Response<'_> {
@@ -360,6 +441,12 @@ impl Response<'_> {
         push(self.out, &[name.as_bytes(), b": "]);
         push_line(self.out, value);
         self.out.extend_from_slice(b"\r\n");
+        self
+    }
+
+    /// Header fields of our own as they are sent: whole lines, each with its line end.
+    pub fn lines(&mut self, pieces: &[&[u8]]) -> &mut Self {
+        push(self.out, pieces);
         self
     }
 
@@ -387,12 +474,15 @@ impl Response<'_> {
         push(self.out, &[b"\r\n", body]);
     }
 
-    fn to(&mut self, to: &[u8], tag: Option<&[u8]>) {
-        self.out.extend_from_slice(b"To: ");
-        push_line(self.out, to);
-        let has_tag = NameAddr::parse(to).is_some_and(|to| to.tag().is_some());
-        push_tag(self.out, tag.filter(|_| !has_tag).unwrap_or_default());
-        self.out.extend_from_slice(b"\r\n");
+    /// The end of the line before, a name, and what the request says.
+    #[inline]
+    fn line(&mut self, name: &'static [u8], value: &[u8]) {
+        self.out.extend_from_slice(name);
+        if self.folded {
+            push_line(self.out, value);
+        } else {
+            self.out.extend_from_slice(value);
+        }
     }
 }
 

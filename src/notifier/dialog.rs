@@ -245,26 +245,21 @@ fn write(kind: u8, texts: [&[u8]; TEXTS], piece: &mut Vec<u8>) {
 }
 
 /// `None` for a piece without bytes.
+#[inline]
 fn read(piece: &[u8]) -> Option<(u8, [&[u8]; TEXTS])> {
     let (&kind, after) = piece.split_first()?;
-    let mut lens = [0usize; TEXTS];
-    let mut rest;
+    let mut texts = [&b""[..]; TEXTS];
     if kind & LONG == 0 {
-        let (bytes, texts) = after.split_first_chunk::<TEXTS>()?;
-        rest = texts;
-        lens = bytes.map(usize::from);
+        let (lens, mut rest) = after.split_first_chunk::<TEXTS>()?;
+        for (text, len) in texts.iter_mut().zip(lens) {
+            (*text, rest) = rest.split_at_checked(usize::from(*len))?;
+        }
     } else {
-        let (bytes, texts) = after.split_first_chunk::<{ 2 * TEXTS }>()?;
-        rest = texts;
-        for (place, len) in bytes.chunks_exact(2).enumerate() {
-            lens[place] = usize::from(u16::from_le_bytes([len[0], len[1]]));
+        let (lens, mut rest) = after.split_first_chunk::<{ 2 * TEXTS }>()?;
+        for (text, len) in texts.iter_mut().zip(lens.as_chunks::<2>().0) {
+            (*text, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
         }
     }
-    let texts = lens.map(|len| {
-        let (text, after) = rest.split_at(len);
-        rest = after;
-        text
-    });
     Some((kind, texts))
 }
 

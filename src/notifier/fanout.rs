@@ -150,7 +150,8 @@ impl Notifier {
             self.counters.expired += 1;
             self.begin_ending(slot, Reason::Timeout, None);
         } else if !subscription.is_outstanding() {
-            self.queue_due(slot);
+            // Who serves the queue arms it.
+            return self.queue_due(slot);
         }
         self.arm(slot, now_ms);
     }
@@ -313,13 +314,17 @@ impl Notifier {
         let Some(draft) = self.compose(slot, now_ms) else {
             return Sent::Nothing;
         };
-        self.begin_transaction(slot, now_ms, draft, reliable);
+        let refresh_moved = self.begin_transaction(slot, now_ms, draft, reliable);
         self.write_notify(slot, out);
-        self.arm(slot, now_ms);
+        // The wheel comes by for the refresh or sooner; a first Timer E has a queue of its own.
+        if reliable || refresh_moved || !self.wheel.is_armed(slot) {
+            self.arm(slot, now_ms);
+        }
         Sent::Yes
     }
 
-    fn begin_transaction(&mut self, slot: u32, now_ms: u64, draft: Draft, reliable: bool) {
+    /// Whether the next periodic NOTIFY is due at another time now.
+    fn begin_transaction(&mut self, slot: u32, now_ms: u64, draft: Draft, reliable: bool) -> bool {
         let refresh_due = self.slots.get(slot).refresh.ms(now_ms) <= now_ms;
         let rates = self.slots.rates(slot);
         let subscription = self.slots.get_mut(slot);
@@ -363,9 +368,11 @@ impl Notifier {
             self.first_timers.push_back(timer);
         }
         self.counters.notifies += 1;
-        if refresh_due || resumes || rates.min.is_some() {
+        let refresh_moves = refresh_due || resumes || rates.min.is_some();
+        if refresh_moves {
             self.schedule_refresh(slot, now_ms);
         }
+        refresh_moves
     }
 
     /// The next periodic NOTIFY: by `min-rate` that long after the last NOTIFY (RFC 6446 6.2), else at the subscription's

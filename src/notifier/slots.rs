@@ -226,9 +226,9 @@ impl Slots {
         let transaction = self.transaction(slot).map(|transaction| {
             if reliable {
                 transaction.began_ms + TIMER_F_MS
-            } else if transaction.fired == 0 {
-                // The first Timer E waits in a queue of its own: the wheel need not come by for a NOTIFY answered.
-                transaction.next_e_ms.max(refresh_ms)
+            } else if transaction.fired == 0 && refresh_ms > now_ms {
+                // The first Timer E waits in a queue of its own: a NOTIFY that is answered leaves the wheel as it is.
+                refresh_ms
             } else {
                 transaction.next_e_ms
             }

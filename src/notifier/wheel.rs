@@ -75,6 +75,11 @@ impl Wheel {
         self.link(entry, due as u32);
     }
 
+    /// Whether the entry will come up by itself.
+    pub fn is_armed(&self, entry: u32) -> bool {
+        self.links.get(entry).is_some_and(Link::is_armed)
+    }
+
     pub fn disarm(&mut self, entry: u32) {
         let Some(&link) = self.links.get(entry).filter(|link| link.is_armed()) else {
             return;

@@ -53,13 +53,21 @@ fn usual(bytes: &[u8]) -> Option<Answer<'_>> {
         expires: None,
     };
     loop {
+        // From, To, Server, Content-Length, Call-ID, Record-Route and the like.
+        if matches!(
+            *rest,
+            [b'F' | b'T' | b'S' | b'D' | b'W', ..]
+                | [b'C', b'o', b'n', b't', b'e', ..]
+                | [b'C', b'a', ..]
+                | [b'R', b'e', b'c', ..]
+        ) {
+            rest = after_line(rest)?;
+            continue;
+        }
         let (field, after) = line(rest)?;
         rest = after;
         match *field {
             [] => break,
-            // From, To, Server, Content-Length, Call-ID, Record-Route and the like.
-            [b'F' | b'T' | b'S' | b'D' | b'W', _, ..] => {}
-            [b'C', b'o', b'n', b't', b'e', ..] | [b'C', b'a', ..] | [b'R', b'e', b'c', ..] => {}
             [b'C', b'S', b'e', b'q', b':', ref value @ ..] if answer.method.is_empty() => {
                 let cseq = CSeq::parse(trim_lws(value))?;
                 (answer.cseq, answer.method) = (cseq.number, cseq.method);
@@ -100,6 +108,14 @@ fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let folded = matches!(rest.first(), Some(b' ' | b'\t'));
     // Behind the empty line stands a body, which may begin as it likes.
     (!folded || line.is_empty()).then_some((line, rest))
+}
+
+/// What follows the first line, of which nothing is asked. `None` where it may be folded.
+fn after_line(bytes: &[u8]) -> Option<&[u8]> {
+    let end = memchr(b'\n', bytes)?;
+    let rest = &bytes[end + 1..];
+    let usual = bytes[..end].ends_with(b"\r") && !matches!(rest.first(), Some(b' ' | b'\t'));
+    usual.then_some(rest)
 }
 
 fn decimal(byte: u8) -> Option<u16> {

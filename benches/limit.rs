@@ -97,7 +97,7 @@ fn answer(mut engine: Engine, stop: &AtomicBool) {
         engine
             .turn(&mut batch, TICK, &mut |arrived| {
                 if let Some(slot) = next.next(flow(arrived.peer, arrived.socket)) {
-                    slot.head.resize(BACK, b'b');
+                    slot.bytes.resize(BACK, b'b');
                 }
             })
             .expect("the peer's engine works");
@@ -128,7 +128,7 @@ fn windowed(kind: Kind, peers: usize, gso: bool, last: Duration) -> (u64, Durati
             while outstanding < WINDOW {
                 let target = targets[turns % targets.len()];
                 let slot = batch.next(flow(target, 0)).expect("a batch is a window");
-                slot.head.resize(OUT, b'n');
+                slot.bytes.resize(OUT, b'n');
                 outstanding += 1;
                 turns += 1;
             }

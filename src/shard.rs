@@ -231,7 +231,7 @@ impl Shard {
         })?;
         self.count(&turn);
         for &(place, errno) in &turn.failed {
-            let message = &self.sending.datagrams()[place as usize].head;
+            let message = &self.sending.datagrams()[place as usize].bytes;
             let now_ms = millis(self.start);
             if may_pass(errno) {
                 self.notifier.unsent(now_ms, message);
@@ -277,7 +277,7 @@ impl Shard {
                 self.notifier.receive(now_ms, flow, &bytes, &mut self.out)
             }
             ToShard::Send { flow, bytes } => match self.out.batch.next(flow) {
-                Some(datagram) => datagram.head.extend_from_slice(&bytes),
+                Some(datagram) => datagram.bytes.extend_from_slice(&bytes),
                 None => self.counters.overflows += 1,
             },
             ToShard::Located {

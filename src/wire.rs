@@ -2,7 +2,6 @@
 //! Knows neither SIP nor sockets, so either side can be replaced by a simulation.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 /// How a message travels. The order is that of growing demands on the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -37,32 +36,14 @@ pub struct Flow {
     pub connection: u64,
 }
 
-/// One message to be sent: what is its own, then what it shares with others.
+/// One message to be sent.
 #[derive(Debug, Clone)]
 pub struct Datagram {
     pub flow: Flow,
-    pub head: Vec<u8>,
-    pub tail: Option<Arc<[u8]>>,
+    pub bytes: Vec<u8>,
 }
 
-impl Datagram {
-    pub fn len(&self) -> usize {
-        self.head.len() + self.tail.as_ref().map_or(0, |tail| tail.len())
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The whole message in one piece, for those who do not scatter (streams, tests).
-    pub fn to_vec(&self) -> Vec<u8> {
-        let mut whole = self.head.clone();
-        whole.extend_from_slice(self.tail.as_deref().unwrap_or_default());
-        whole
-    }
-}
-
-/// Datagrams filled in one turn. The head buffers are kept from turn to turn, so a warm batch allocates nothing.
+/// Datagrams filled in one turn. The buffers are kept from turn to turn, so a warm batch allocates nothing.
 #[derive(Debug)]
 pub struct Batch {
     slots: Vec<Datagram>,
@@ -92,7 +73,7 @@ impl Batch {
         self.capacity - self.len
     }
 
-    /// The next free slot, its head empty and its tail gone; `None` when the batch is full.
+    /// The next free slot, empty; `None` when the batch is full.
     pub fn next(&mut self, flow: Flow) -> Option<&mut Datagram> {
         if self.len == self.capacity {
             return None;
@@ -100,33 +81,27 @@ impl Batch {
         if self.len == self.slots.len() {
             self.slots.push(Datagram {
                 flow,
-                head: Vec::with_capacity(1400),
-                tail: None,
+                bytes: Vec::with_capacity(1400),
             });
         }
         let slot = &mut self.slots[self.len];
         self.len += 1;
         slot.flow = flow;
-        slot.head.clear();
-        slot.tail = None;
+        slot.bytes.clear();
         Some(slot)
     }
 
     /// Takes back the slot that `next` gave last.
     pub fn undo(&mut self) {
         self.len = self.len.checked_sub(1).expect("undo follows next");
-        self.slots[self.len].tail = None;
     }
 
     pub fn datagrams(&self) -> &[Datagram] {
         &self.slots[..self.len]
     }
 
-    /// Empties the batch and lets go of the shared tails; the head buffers stay.
+    /// Empties the batch; the buffers stay.
     pub fn clear(&mut self) {
-        for slot in &mut self.slots[..self.len] {
-            slot.tail = None;
-        }
         self.len = 0;
     }
 }

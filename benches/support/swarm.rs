@@ -260,13 +260,13 @@ impl Swarm {
     fn answer_all(&mut self) {
         self.inbound.clear();
         for datagram in self.out.batch.datagrams() {
-            if datagram.head.starts_with(b"NOTIFY ") {
+            if datagram.bytes.starts_with(b"NOTIFY ") {
                 answer(datagram, self.inbound.next(datagram.flow));
                 self.entity_tag.clear();
                 self.entity_tag
-                    .extend_from_slice(entity_tag(&datagram.head));
+                    .extend_from_slice(entity_tag(&datagram.bytes));
             } else if self.subscribing {
-                self.tags.push(to_tag(&datagram.head));
+                self.tags.push(to_tag(&datagram.bytes));
             }
         }
         self.out.batch.clear();
@@ -331,7 +331,7 @@ fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn answer(notify: &Datagram, out: &mut Vec<u8>) {
     out.extend_from_slice(b"SIP/2.0 200 OK\r\n");
     let echoed: [&[u8]; 5] = [b"Via:", b"From:", b"To:", b"Call-ID:", b"CSeq:"];
-    for line in lines(&notify.head) {
+    for line in lines(&notify.bytes) {
         if echoed.iter().any(|name| line.starts_with(name)) {
             out.extend_from_slice(line);
         }

@@ -170,7 +170,7 @@ impl Connections {
                 return false;
             }
         };
-        if !connection.push(message.to_vec(), self.bounds.queue_most) {
+        if !connection.push(message.bytes.clone(), self.bounds.queue_most) {
             self.counters.borrow_mut().slow_readers += 1;
             connection.cut();
         }

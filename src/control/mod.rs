@@ -281,8 +281,7 @@ impl Control {
                 // Its publisher asks again if its connection is gone; that is counted there.
                 self.connections.send(&Datagram {
                     flow,
-                    head: response,
-                    tail: None,
+                    bytes: response,
                 });
                 continue;
             }

@@ -3,7 +3,6 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
 
 use super::document::Format;
 use super::projection::Change;
@@ -85,9 +84,9 @@ pub enum Kind {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Body {
     /// What comes before the digits of the version.
-    pub prefix: Arc<[u8]>,
+    prefix: Box<[u8]>,
     /// What comes after the version's ten places.
-    pub suffix: Arc<[u8]>,
+    suffix: Box<[u8]>,
     format: Format,
 }
 
@@ -106,8 +105,8 @@ impl Body {
         self.format
     }
 
-    /// Appends all that comes before `suffix`.
-    pub fn write_version(&self, version: u32, out: &mut Vec<u8>) {
+    /// Appends the whole document.
+    pub fn write(&self, version: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(&self.prefix);
         let end = out.len() + version_len(self.format);
         out.number(version.into());
@@ -115,13 +114,13 @@ impl Body {
             out.push(b'"');
         }
         out.resize(end, b' ');
+        out.extend_from_slice(&self.suffix);
     }
 
     /// The whole document in one piece.
     pub fn to_vec(&self, version: u32) -> Vec<u8> {
         let mut out = Vec::with_capacity(self.len());
-        self.write_version(version, &mut out);
-        out.extend_from_slice(&self.suffix);
+        self.write(version, &mut out);
         out
     }
 }

@@ -112,6 +112,13 @@ impl Outgoing {
         &mut self.headers
     }
 
+    /// The bytes and the address of a send that is one datagram; good as long as the headers.
+    pub fn single(&self, send: usize) -> Option<(&libc::iovec, &Name)> {
+        // A vector stands for each datagram of the sending order.
+        let run = self.runs[send];
+        (run.count == 1).then(|| (&self.vectors[run.first as usize], &self.names[send]))
+    }
+
     /// Takes what the kernel said of a send: its bytes, or a negated errno.
     pub fn settle(&mut self, send: usize, result: i32, turn: &mut Turn) {
         let run = self.runs[send];
@@ -159,7 +166,7 @@ impl Outgoing {
         self.keys.clear();
         let keys = batch.iter().zip(0u32..).map(|(datagram, index)| {
             debug_assert_eq!(datagram.flow.transport, Transport::Udp);
-            let len = datagram.len().min(usize::from(u16::MAX)) as u128;
+            let len = datagram.bytes.len().min(usize::from(u16::MAX)) as u128;
             u128::from(datagram.flow.local) << 112
                 | u128::from(address::sort_key(&datagram.flow.peer)) << 48
                 | len << 32
@@ -202,22 +209,15 @@ impl Outgoing {
             let leader = &batch[datagrams[0] as usize];
             self.names.push(Name::from(leader.flow.peer));
             self.controls
-                .push(ancillary::segments_of(leader.len() as u16));
+                .push(ancillary::segments_of(leader.bytes.len() as u16));
             for &index in datagrams {
                 let datagram = &batch[index as usize];
-                self.vectors.push(vector(&datagram.head));
-                if let Some(tail) = &datagram.tail {
-                    self.vectors.push(vector(tail));
-                }
+                self.vectors.push(vector(&datagram.bytes));
             }
         }
         let mut vectors = self.vectors.as_mut_ptr();
         for ((run, name), control) in self.runs.iter().zip(&self.names).zip(&self.controls) {
-            let datagrams = &self.order[run.first as usize..(run.first + run.count) as usize];
-            let tails = datagrams
-                .iter()
-                .filter(|&&index| batch[index as usize].tail.is_some());
-            let count = datagrams.len() + tails.count();
+            let count = run.count as usize;
             // SAFETY: a msghdr is integers and pointers, for which zero is a value.
             let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
             header.msg_hdr.msg_name = ptr::from_ref(&name.bytes).cast_mut().cast();
@@ -237,10 +237,10 @@ impl Outgoing {
 }
 
 fn may_join(leader: &Datagram, count: usize, datagram: &Datagram) -> bool {
-    let len = datagram.len();
+    let len = datagram.bytes.len();
     leader.flow.local == datagram.flow.local
         && leader.flow.peer == datagram.flow.peer
-        && leader.len() == len
+        && leader.bytes.len() == len
         && (1..=SEGMENT_MAX).contains(&len)
         && count < SEGMENTS_MAX
         && (count + 1) * len <= RUN_MAX
@@ -267,7 +267,7 @@ mod tests {
                 peer: peer.parse().unwrap(),
                 connection: 0,
             };
-            batch.next(flow).unwrap().head.resize(len, 0);
+            batch.next(flow).unwrap().bytes.resize(len, 0);
         }
         batch
     }

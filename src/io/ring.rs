@@ -228,12 +228,23 @@ impl Ring {
     fn write_sends(&mut self, turn: &mut Turn) -> io::Result<()> {
         for number in 0..self.outgoing.len() {
             let socket = Fixed(u32::from(self.outgoing.socket(number)));
-            let header = &raw const self.outgoing.headers()[number].msg_hdr;
-            let send = opcode::SendMsg::new(socket, header)
-                .flags(libc::MSG_DONTWAIT as u32)
-                .build()
-                .user_data(SEND | number as u64);
-            self.push(&send, turn)?;
+            let send = match self.outgoing.single(number) {
+                // Without a msghdr the kernel has less to copy and to check.
+                Some((bytes, name)) => {
+                    opcode::Send::new(socket, bytes.iov_base.cast(), bytes.iov_len as u32)
+                        .dest_addr(name.bytes.as_ptr().cast())
+                        .dest_addr_len(name.len.into())
+                        .flags(libc::MSG_DONTWAIT)
+                        .build()
+                }
+                None => {
+                    let header = &raw const self.outgoing.headers()[number].msg_hdr;
+                    opcode::SendMsg::new(socket, header)
+                        .flags(libc::MSG_DONTWAIT as u32)
+                        .build()
+                }
+            };
+            self.push(&send.user_data(SEND | number as u64), turn)?;
             self.lent += 1;
         }
         // With MSG_DONTWAIT no send can linger.

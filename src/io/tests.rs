@@ -27,7 +27,7 @@ fn put(batch: &mut Batch, peer: SocketAddr, bytes: &[u8]) {
         peer,
         connection: 0,
     };
-    batch.next(flow).unwrap().head.extend_from_slice(bytes);
+    batch.next(flow).unwrap().bytes.extend_from_slice(bytes);
 }
 
 #[test]

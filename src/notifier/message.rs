@@ -68,25 +68,23 @@ impl Notifier {
         };
         let version = subscription.version;
         let fill = |datagram: &mut Datagram| {
-            notify.write(&mut datagram.head);
+            notify.write(&mut datagram.bytes);
             debug_assert!(
                 transaction.fired > 0
                     || body.is_none()
                     || flow.transport.is_reliable()
-                    || datagram.head.len()
+                    || datagram.bytes.len()
                         <= head_most(&dialog, transaction.rates, flow.local, settings),
                 "HEAD_FIXED is too small"
             );
             if let Some(body) = body {
-                body.write_version(version, &mut datagram.head);
-                datagram.tail = Some(body.suffix.clone());
+                body.write(version, &mut datagram.bytes);
             }
         };
         if flow.transport.is_reliable() {
             let mut datagram = Datagram {
                 flow,
-                head: Vec::new(),
-                tail: None,
+                bytes: Vec::new(),
             };
             fill(&mut datagram);
             out.effects.push_back(Effect::Stream(datagram));

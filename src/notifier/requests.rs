@@ -310,11 +310,7 @@ impl Notifier {
             let mut head = Vec::new();
             let written = fill(&mut head);
             if written {
-                let message = crate::wire::Datagram {
-                    flow,
-                    head,
-                    tail: None,
-                };
+                let message = crate::wire::Datagram { flow, bytes: head };
                 out.effects.push_back(Effect::Stream(message));
             }
             return written;
@@ -323,7 +319,7 @@ impl Notifier {
             self.counters.response_overflows += 1;
             return false;
         };
-        let written = fill(&mut slot.head);
+        let written = fill(&mut slot.bytes);
         if !written {
             out.batch.undo();
         }

@@ -408,7 +408,7 @@ impl Judge {
     // ---- out ----
 
     pub fn message_out(&mut self, shard: u8, datagram: &Datagram) {
-        let bytes = datagram.to_vec();
+        let bytes = datagram.bytes.clone();
         let Some(sip) = Sip::read(&bytes) else {
             self.fail("what goes out is SIP", &String::from_utf8_lossy(&bytes));
         };

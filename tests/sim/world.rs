@@ -346,11 +346,11 @@ impl World {
         }
         for datagram in shard.outbox.batch.datagrams() {
             if self.net.is_full(datagram.flow) {
-                shard.notifier.unsent(now_ms, &datagram.head);
+                shard.notifier.unsent(now_ms, &datagram.bytes);
                 continue;
             }
             self.net
-                .send_to_peer(datagram.flow, datagram.to_vec(), number);
+                .send_to_peer(datagram.flow, datagram.bytes.clone(), number);
         }
         shard.outbox.batch.clear();
         shard.judged = 0;
@@ -371,7 +371,7 @@ impl World {
                 print(&self.trace, self.net.now_ms, number, &datagram);
                 self.judge.message_out(number, &datagram);
                 self.net
-                    .send_to_peer(datagram.flow, datagram.to_vec(), number);
+                    .send_to_peer(datagram.flow, datagram.bytes.clone(), number);
             }
             Effect::Publish { flow, bytes } => self.publish(flow, &bytes, original.is_none()),
             Effect::HandOver { shard, flow, bytes } => {
@@ -485,8 +485,7 @@ impl World {
         let sip = Sip::read(&letter.bytes);
         let came = Datagram {
             flow: letter.flow,
-            head: letter.bytes.to_vec(),
-            tail: None,
+            bytes: letter.bytes.to_vec(),
         };
         print(&self.trace, now_ms, number, &came);
         let meant = letter.original.as_ref().unwrap_or(&letter.bytes);
@@ -662,7 +661,7 @@ impl World {
 
 fn print(trace: &Option<String>, now_ms: u64, shard: u8, datagram: &Datagram) {
     let Some(trace) = trace else { return };
-    let bytes = datagram.to_vec();
+    let bytes = &datagram.bytes;
     let text = String::from_utf8_lossy(&bytes);
     if text.contains(trace.as_str()) {
         println!(

@@ -22,6 +22,9 @@ const RUN_MOST: usize = 65_507;
 /// As much as a default host lets a root process force.
 const RCVBUF: usize = 4 << 20;
 
+/// How long `receive` sleeps where nothing else is said.
+pub const WAIT_MOST: Duration = Duration::from_millis(100);
+
 /// One datagram to be sent: two pieces, one peer.
 #[derive(Debug, Clone, Copy)]
 pub struct Parcel<'a> {
@@ -43,6 +46,7 @@ struct Control([u8; 24]);
 pub struct Wire {
     socket: UdpSocket,
     gso: bool,
+    wait: Duration,
     bytes: Vec<u8>,
     names: Vec<libc::sockaddr_in>,
     vectors: Vec<libc::iovec>,
@@ -63,8 +67,7 @@ impl Wire {
         }
         socket.bind(&listen.into())?;
         let socket = UdpSocket::from(socket);
-        // A wait without end could not be interrupted by the clock of the slots.
-        socket.set_read_timeout(Some(Duration::from_millis(1)))?;
+        socket.set_read_timeout(Some(WAIT_MOST))?;
         let mut bytes = vec![0; BATCH * ROOM];
         // SAFETY: both are integers and pointers, for which zero is a value.
         let (name, header) = unsafe { (mem::zeroed(), mem::zeroed()) };
@@ -78,6 +81,7 @@ impl Wire {
         Ok(Wire {
             socket,
             gso,
+            wait: WAIT_MOST,
             bytes,
             names: vec![name; BATCH],
             vectors,
@@ -93,7 +97,16 @@ impl Wire {
         self.socket.local_addr()
     }
 
-    /// Takes up to `BATCH` datagrams; with `wait`, sleeps up to a millisecond for the first.
+    /// Sets how long `receive` may sleep, in whole milliseconds.
+    pub fn wait_at_most(&mut self, wait: Duration) -> io::Result<()> {
+        if wait != self.wait {
+            self.socket.set_read_timeout(Some(wait))?;
+            self.wait = wait;
+        }
+        Ok(())
+    }
+
+    /// Takes up to `BATCH` datagrams; with `wait`, sleeps for the first.
     pub fn receive(
         &mut self,
         wait: bool,

@@ -19,10 +19,11 @@ use clap::{Parser, Subcommand};
 use scenario::Size;
 
 #[derive(Debug, Parser)]
+#[command(args_override_self = true)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Yardstick>,
-    /// Which scenarios.
+    /// Which scenarios. Without any: the first two, and where they are recorded all that need no million.
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(scenario::NAMES))]
     scenarios: Vec<String>,
     /// Interleaved runs of each.
@@ -85,15 +86,23 @@ fn measure(cli: &Cli) -> std::io::Result<bool> {
             changes: cli.changes,
         }
     };
-    let names = if cli.scenarios.is_empty() {
-        vec!["own".to_owned(), "shared".to_owned()]
-    } else {
-        cli.scenarios.clone()
+    let names: Vec<&str> = match (&cli.scenarios[..], &cli.into) {
+        ([], None) => vec!["own", "shared"],
+        ([], Some(_)) => vec![
+            "own",
+            "shared",
+            "subscribing",
+            "lossy",
+            "storm",
+            "herd",
+            "shards",
+        ],
+        (named, _) => named.iter().map(String::as_str).collect(),
     };
     let runs = if quick { 1 } else { cli.runs };
     let record = record::Record::open(cli.into.as_deref())?;
     let mut reached = true;
-    for name in &names {
+    for name in names {
         let scenario = scenario::scenario(name, size).expect("clap lets no other name pass");
         reached &= run::run(&scenario, runs, &record)?;
     }

@@ -2,8 +2,7 @@
 //! sends within a window, and matches an answer by its branch. No timers, no grammar, no rates, no checks: it serves
 //! loadgen on a machine that loses nothing, to be held against Fanfare.
 //!
-//! `bare` leaves even that out: the same datagrams again and again, answers counted and not looked at. That is the bare
-//! exchange. `periodic` sends to everybody once in so many seconds, in slots, whether anything changed or not.
+//! `bare` leaves even the matching out: answers are counted and not looked at. That is the bare exchange. `periodic` sends to everybody once in so many seconds, in slots, whether anything changed or not.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
@@ -34,7 +33,7 @@ pub struct Flags {
     /// Every datagram by a send of its own.
     #[arg(long)]
     no_gso: bool,
-    /// Answers are counted, not matched, and heads are not touched: no notifier, the bare exchange.
+    /// Answers are counted, not matched: no notifier, the bare exchange.
     #[arg(long)]
     bare: bool,
     /// Seconds in which everybody is sent one NOTIFY.
@@ -107,6 +106,9 @@ pub fn serve(flags: &Flags) -> io::Result<()> {
         if let Some(period) = flags.periodic {
             let now = u64::try_from(start.elapsed().as_millis() / SLOT.as_millis())
                 .expect("a run is short");
+            let next = SLOT * u32::try_from(now + 1).expect("a run is short");
+            let wait = next.saturating_sub(start.elapsed()).as_millis() as u64 + 1;
+            wire.wait_at_most(Duration::from_millis(wait))?;
             if now > slot && !minimal.body.is_empty() {
                 let slots = period * 1000 / SLOT.as_millis() as u64;
                 allowed += minimal.order.len() * (now - slot) as usize / slots as usize;
@@ -168,16 +170,14 @@ impl Minimal {
     fn fill(&mut self, room: usize) -> (usize, usize) {
         let first = self.cursor;
         let count = room.min(self.order.len() - first);
-        if !self.bare {
-            for &place in &self.order[first..first + count] {
-                let subscriber = &mut self.subscribers[place as usize];
-                subscriber.cseq += 1;
-                subscriber.outstanding = true;
-                let branch = usize::from(subscriber.branch_at) + 8;
-                put_hexadecimal(&mut subscriber.head[branch..branch + 8], subscriber.cseq);
-                let at = usize::from(subscriber.cseq_at);
-                put_decimal(&mut subscriber.head[at..at + 10], subscriber.cseq);
-            }
+        for &place in &self.order[first..first + count] {
+            let subscriber = &mut self.subscribers[place as usize];
+            subscriber.cseq += 1;
+            subscriber.outstanding = true;
+            let branch = usize::from(subscriber.branch_at) + 8;
+            put_hexadecimal(&mut subscriber.head[branch..branch + 8], subscriber.cseq);
+            let at = usize::from(subscriber.cseq_at);
+            put_decimal(&mut subscriber.head[at..at + 10], subscriber.cseq);
         }
         self.cursor += count;
         (first, count)
@@ -272,7 +272,7 @@ impl Minimal {
             None => self.add(peer, call_id, bytes),
         };
         let state = if expires > 0 {
-            format!("      active;expires={expires:4}").replace("= ", "=")
+            format!("active;expires={expires}")
         } else {
             "terminated;reason=timeout".to_owned()
         };
@@ -291,10 +291,6 @@ impl Minimal {
         self.outstanding += 1;
         self.notifies += 1;
         self.replies.push((peer, whole));
-        if expires == 0 {
-            self.order.retain(|&other| other != place);
-            self.cursor = self.order.len();
-        }
     }
 
     fn add(&mut self, peer: SocketAddrV4, call_id: &str, bytes: &[u8]) -> u32 {

@@ -28,6 +28,11 @@ pub struct Reading {
     /// CPU time of all threads, in ns, from schedstat.
     pub cpu_ns: u64,
     pub notifies: u64,
+    /// Fanfare's alone: messages received, and those of them that another shard had to take.
+    pub received: u64,
+    pub handed_over: u64,
+    /// Fanfare's alone: subscriptions of the fullest shard over those of the emptiest.
+    pub imbalance: f64,
 }
 
 pub struct Server {
@@ -109,11 +114,22 @@ impl Server {
     pub fn read(&self) -> io::Result<Reading> {
         // The CPU first: what the question costs is not the fan-out's.
         let cpu_ns = self.cpu_ns()?;
-        let notifies = match self.kind {
-            Kind::Fanfare => self.counter("notifies")?,
-            Kind::Minimal => self.ask_minimal()?,
-        };
-        Ok(Reading { cpu_ns, notifies })
+        if self.kind == Kind::Minimal {
+            let notifies = self.ask_minimal()?;
+            return Ok(Reading {
+                cpu_ns,
+                notifies,
+                ..Reading::default()
+            });
+        }
+        let counters = self.counters()?;
+        Ok(Reading {
+            cpu_ns,
+            notifies: value(&counters, "notifies"),
+            received: value(&counters, "received"),
+            handed_over: value(&counters, "handed_over"),
+            imbalance: imbalance(&counters),
+        })
     }
 
     fn ask_minimal(&self) -> io::Result<u64> {
@@ -125,12 +141,8 @@ impl Server {
         Ok(value(&String::from_utf8_lossy(&bytes[..len]), "notifies"))
     }
 
-    /// One of the counters that Fanfare logs when it is asked to.
-    pub fn counter(&self, name: &str) -> io::Result<u64> {
-        Ok(value(&self.counters()?, name))
-    }
-
-    pub fn counters(&self) -> io::Result<String> {
+    /// The counters that Fanfare logs when it is asked to.
+    fn counters(&self) -> io::Result<String> {
         let count = |text: &str| text.matches(" counters ").count();
         let before = count(&fs::read_to_string(&self.log)?);
         self.signal(Signal::USR1)?;
@@ -174,6 +186,19 @@ impl Drop for Server {
 fn last_counters(log: &str) -> String {
     let line = log.lines().rfind(|line| line.contains(" counters "));
     line.unwrap_or_default().to_owned()
+}
+
+fn imbalance(counters: &str) -> f64 {
+    let word = counters
+        .split(' ')
+        .find_map(|word| word.strip_prefix("live_by_shard="));
+    let each: Vec<f64> = word
+        .unwrap_or_default()
+        .split('/')
+        .filter_map(|text| text.parse().ok())
+        .collect();
+    let most = each.iter().copied().fold(0.0, f64::max);
+    most / each.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 /// The number behind `name=`, 0 where it is not said.

@@ -120,8 +120,11 @@ fn once(
             "retransmissions",
             value(&counters, "retransmissions") as f64,
         );
-        if let Some(shares) = shares(&counters) {
-            figures.insert("handed over %", shares);
+        if after.imbalance > 0.0 {
+            let received = (after.received - before.received) as f64;
+            let handed_over = (after.handed_over - before.handed_over) as f64;
+            figures.insert("handed over %", 100.0 * handed_over / received);
+            figures.insert("fullest shard over emptiest", after.imbalance);
         }
     }
     let fault = fault(variant, run, &report, &counters);
@@ -153,6 +156,8 @@ fn figures(
             keep("p50 ms", ms("/latency_us/p50"));
             keep("p98 ms", ms("/latency_us/p98"));
             keep("p99.9 ms", ms("/latency_us/p999"));
+            keep("p99.99 ms", ms("/latency_us/p9999"));
+            keep("settled ms", ms("/latency_us/settled"));
             keep("loadgen busy %", get("/loadgen/fan_out_busy_percent"));
             keep("loadgen CPU us", get("/loadgen/cpu_us_per_notify"));
         }
@@ -166,12 +171,6 @@ fn figures(
         }
     }
     figures
-}
-
-/// Messages that reached the wrong shard, of all received, in percent.
-fn shares(counters: &str) -> Option<f64> {
-    let received = value(counters, "received");
-    (received > 0).then(|| 100.0 * value(counters, "handed_over") as f64 / received as f64)
 }
 
 fn fault(

@@ -408,6 +408,14 @@ impl Control {
         }
         let live: usize = reports.iter().map(|report| report.live).sum();
         let mut line = format!("counters shards={} live={live}", reports.len());
+        if let [_, _, ..] = reports {
+            // How evenly the subscriptions are spread.
+            let each: Vec<String> = reports
+                .iter()
+                .map(|report| report.live.to_string())
+                .collect();
+            line.push_str(&format!(" live_by_shard={}", each.join("/")));
+        }
         let connections = self.connections.counters();
         let all = notifier
             .each()

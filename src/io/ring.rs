@@ -282,16 +282,18 @@ impl Ring {
         Ok(Some(begin.elapsed()))
     }
 
-    /// Hands over what has arrived, and goes on until the sockets are empty or the turn has had its fill.
+    /// Hands over what has arrived, and goes on while that brings much, or a receive has ended: then the sockets may hold
+    /// more than anybody has looked at. What trickles in meanwhile is there for the next turn, at no enter of its own.
     fn receive(
         &mut self,
         turn: &mut Turn,
         receive: &mut dyn FnMut(Received<'_>),
     ) -> io::Result<()> {
         for _ in 0..RECEIVED_PER_TURN {
+            let before = turn.received;
             self.hand_over(turn, receive);
-            let more =
-                self.base.ring.submission().taskrun() || self.receives.contains(&Receive::Ended);
+            let much = turn.received - before >= BUSY && self.base.ring.submission().taskrun();
+            let more = much || self.receives.contains(&Receive::Ended);
             if !more || turn.received >= RECEIVED_PER_TURN {
                 break;
             }

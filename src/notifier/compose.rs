@@ -274,9 +274,9 @@ impl Notifier {
     }
 
     fn head_most(&self, slot: u32) -> usize {
-        let (dialog, rates) = (self.slots.dialog(slot), self.slots.rates(slot));
+        let (extent, rates) = (self.slots.extent(slot), self.slots.rates(slot));
         let flow = self.hops.flow(self.slots.get(slot).hop);
-        message::head_most(&dialog, rates, flow.local, &self.settings)
+        message::head_most(extent, rates, flow.local, &self.settings)
     }
 
     /// Bytes that a part's document may take.

@@ -20,9 +20,19 @@ pub struct Dialog<'a> {
     pub event_id: &'a [u8],
 }
 
+/// How much a NOTIFY has to say of a dialog.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Extent {
+    /// Bytes of all texts.
+    pub len: usize,
+    pub has_routes: bool,
+    pub has_event_id: bool,
+}
+
 const TEXTS: usize = 7;
-/// The texts that dialogs may have in common.
+/// Places of texts; dialogs may have the local URI and the routes in common.
 const LOCAL_URI: usize = 3;
+const TARGET: usize = 4;
 const ROUTES: usize = 5;
 /// Texts shared at the most; those of further dialogs stand in their own pieces.
 const SHARED_MOST: usize = 4096;
@@ -32,6 +42,10 @@ const LONG: u8 = 1;
 /// The local URI, the routes are the numbers of shared texts.
 const LOCAL_URI_SHARED: u8 = 2;
 const ROUTES_SHARED: u8 = 4;
+const HAS_ROUTES: u8 = 8;
+const HAS_EVENT_ID: u8 = 16;
+/// Before the lengths: the first byte, and the bytes of all texts in two.
+const HEADER: usize = 3;
 
 /// Identifiers and routes longer than this leave no room for a document of one server in a datagram of 1,300 bytes; on a
 /// connection more may be kept.
@@ -76,6 +90,14 @@ impl<'a> Dialog<'a> {
     /// Bytes of all texts.
     pub fn len(&self) -> usize {
         self.texts().iter().map(|text| text.len()).sum()
+    }
+
+    pub fn extent(&self) -> Extent {
+        Extent {
+            len: self.len(),
+            has_routes: !self.routes.is_empty(),
+            has_event_id: !self.event_id.is_empty(),
+        }
     }
 
     /// Whether another remote target keeps the texts within their bound.
@@ -129,8 +151,19 @@ impl Dialogs {
         for (place, number) in &numbers {
             texts[*place] = number.as_ref().map_or(texts[*place], |number| number);
         }
-        write(kind, texts, &mut self.draft);
+        write(kind, dialog.extent(), texts, &mut self.draft);
         self.pieces.keep(&self.draft)
+    }
+
+    /// Without reading the texts.
+    pub fn extent(&self, piece: Piece) -> Extent {
+        let header = self.pieces.bytes(piece).first_chunk();
+        let [kind, low, high] = *header.unwrap_or(&[0; HEADER]);
+        Extent {
+            len: u16::from_le_bytes([low, high]).into(),
+            has_routes: kind & HAS_ROUTES != 0,
+            has_event_id: kind & HAS_EVENT_ID != 0,
+        }
     }
 
     pub fn get(&self, piece: Piece) -> Dialog<'_> {
@@ -148,18 +181,13 @@ impl Dialogs {
 
     /// The same dialog with another remote target (RFC 3261 12.2: a target refresh).
     pub fn retarget(&mut self, piece: Piece, target: &[u8]) -> Piece {
-        let Some((kind, texts)) = read(self.pieces.bytes(piece)) else {
+        let Some((kind, mut texts)) = read(self.pieces.bytes(piece)) else {
             return piece;
         };
-        write(
-            kind,
-            Dialog {
-                target,
-                ..Dialog::of(texts)
-            }
-            .texts(),
-            &mut self.draft,
-        );
+        let mut extent = self.extent(piece);
+        extent.len = extent.len - texts[TARGET].len() + target.len();
+        texts[TARGET] = target;
+        write(kind, extent, texts, &mut self.draft);
         self.pieces.replace(piece, &self.draft)
     }
 
@@ -227,18 +255,25 @@ fn number(text: &[u8]) -> u16 {
     u16::from_le_bytes(text.try_into().expect("a number takes two bytes"))
 }
 
-/// The kind, the length of each text, the texts.
-fn write(kind: u8, texts: [&[u8]; TEXTS], piece: &mut Vec<u8>) {
+/// The kind, the length of all texts, that of each, the texts.
+fn write(kind: u8, extent: Extent, texts: [&[u8]; TEXTS], piece: &mut Vec<u8>) {
+    let as_u16 = |len: usize| {
+        let len = u16::try_from(len);
+        len.expect("a dialog has at most `texts_most` bytes")
+            .to_le_bytes()
+    };
+    let is_long = texts.iter().any(|text| text.len() > usize::from(u8::MAX));
+    let kind = (kind & (LOCAL_URI_SHARED | ROUTES_SHARED))
+        | (u8::from(is_long) * LONG)
+        | (u8::from(extent.has_routes) * HAS_ROUTES)
+        | (u8::from(extent.has_event_id) * HAS_EVENT_ID);
     piece.clear();
-    if texts.iter().all(|text| text.len() <= usize::from(u8::MAX)) {
-        piece.push(kind & !LONG);
-        piece.extend(texts.iter().map(|text| text.len() as u8));
-    } else {
-        piece.push(kind | LONG);
-        for text in texts {
-            let len = u16::try_from(text.len())
-                .expect("a text is part of a datagram or a framed message of 64 KiB");
-            piece.extend_from_slice(&len.to_le_bytes());
+    piece.push(kind);
+    piece.extend_from_slice(&as_u16(extent.len));
+    for text in texts {
+        match is_long {
+            true => piece.extend_from_slice(&as_u16(text.len())),
+            false => piece.push(text.len() as u8),
         }
     }
     texts.iter().for_each(|text| piece.extend_from_slice(text));
@@ -247,7 +282,7 @@ fn write(kind: u8, texts: [&[u8]; TEXTS], piece: &mut Vec<u8>) {
 /// `None` for a piece without bytes.
 #[inline]
 fn read(piece: &[u8]) -> Option<(u8, [&[u8]; TEXTS])> {
-    let (&kind, after) = piece.split_first()?;
+    let (&[kind, ..], after) = piece.split_first_chunk::<HEADER>()?;
     let mut texts = [&b""[..]; TEXTS];
     if kind & LONG == 0 {
         let (lens, mut rest) = after.split_first_chunk::<TEXTS>()?;
@@ -294,9 +329,11 @@ mod tests {
             let dialog = dialog(call_id, routes);
             let piece = dialogs.keep(&dialog);
             assert_eq!(dialogs.get(piece), dialog);
+            assert_eq!(dialogs.extent(piece), dialog.extent());
             for target in [&b"sip:elsewhere"[..], &[b't'; 300], b"sip:d"] {
                 let moved = dialogs.retarget(piece, target);
                 assert_eq!(dialogs.get(moved), Dialog { target, ..dialog });
+                assert_eq!(dialogs.extent(moved), dialogs.get(moved).extent());
                 assert_eq!(
                     dialogs.retarget(moved, dialog.target),
                     piece,

@@ -1,7 +1,7 @@
 //! A NOTIFY as bytes: written from the subscription whenever it is sent, the same each time, so that nothing is stored for
 //! retransmissions; and how long its head is at the most. Knows no window, timer or view.
 
-use super::dialog::Dialog;
+use super::dialog::Extent;
 use super::settings::Settings;
 use super::subscribe::entity_tag;
 use super::subscription::{Phase, Subscription};
@@ -74,7 +74,7 @@ impl Notifier {
                     || body.is_none()
                     || flow.transport.is_reliable()
                     || datagram.bytes.len()
-                        <= head_most(&dialog, transaction.rates, flow.local, settings),
+                        <= head_most(dialog.extent(), transaction.rates, flow.local, settings),
                 "HEAD_FIXED is too small"
             );
             if let Some(body) = body {
@@ -112,20 +112,15 @@ impl Subscription {
 }
 
 /// The bytes of the head of a subscription's NOTIFY with a document by UDP, at the most.
-pub(super) fn head_most(
-    dialog: &Dialog<'_>,
-    rates: Rates,
-    listener: u16,
-    settings: &Settings,
-) -> usize {
+pub(super) fn head_most(dialog: Extent, rates: Rates, listener: u16, settings: &Settings) -> usize {
     let listener = &settings.listeners[usize::from(listener)];
     let rates = usize::from(rates.max.is_some()) + usize::from(rates.min.is_some());
     HEAD_FIXED
-        + dialog.len()
+        + dialog.len
         + listener.sent_by.len()
         + listener.contact(Transport::Udp).len()
-        + usize::from(!dialog.event_id.is_empty()) * ";id=".len()
-        + usize::from(!dialog.routes.is_empty()) * ROUTE_FIXED
+        + usize::from(dialog.has_event_id) * ";id=".len()
+        + usize::from(dialog.has_routes) * ROUTE_FIXED
         + rates * RATE_MOST
 }
 

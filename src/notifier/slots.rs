@@ -3,7 +3,7 @@
 
 use super::arena::Piece;
 use super::chunks::{Chunks, Slab};
-use super::dialog::{Dialog, Dialogs};
+use super::dialog::{Dialog, Dialogs, Extent};
 use super::handle::{Handle, HandleKey};
 use super::subscription::{
     Details, Flag, GRACE_MS, NO_TRANSACTION, Owed, Phase, REPEATS_MS, SetProgress, Subscription,
@@ -105,6 +105,11 @@ impl Slots {
 
     pub fn dialog(&self, slot: u32) -> Dialog<'_> {
         self.dialogs.get(self.subscriptions[slot].texts)
+    }
+
+    /// How much there is to say of its dialog.
+    pub fn extent(&self, slot: u32) -> Extent {
+        self.dialogs.extent(self.subscriptions[slot].texts)
     }
 
     pub fn retarget(&mut self, slot: u32, target: &[u8]) {

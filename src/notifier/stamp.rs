@@ -18,7 +18,7 @@ impl Stamp {
 
     /// So long ago that every interval since has passed.
     pub fn long_ago(now_ms: u64) -> Stamp {
-        Stamp((now_ms as u32).wrapping_sub(LONG_MS as u32))
+        Stamp::of(now_ms.saturating_sub(LONG_MS))
     }
 
     /// Later than any subscription ends.
@@ -26,10 +26,10 @@ impl Stamp {
         Stamp::of(now_ms + LONG_MS)
     }
 
-    /// The whole time; 0 for what was before time 0.
+    /// The whole time.
     pub fn ms(self, now_ms: u64) -> u64 {
         let ahead = self.0.wrapping_sub(now_ms as u32).cast_signed();
-        now_ms.saturating_add_signed(ahead.into())
+        now_ms.wrapping_add_signed(ahead.into())
     }
 }
 

@@ -662,7 +662,7 @@ impl World {
 fn print(trace: &Option<String>, now_ms: u64, shard: u8, datagram: &Datagram) {
     let Some(trace) = trace else { return };
     let bytes = &datagram.bytes;
-    let text = String::from_utf8_lossy(&bytes);
+    let text = String::from_utf8_lossy(bytes);
     if text.contains(trace.as_str()) {
         println!(
             "---- {now_ms} ms, shard {shard}, {:?}\n{text}",

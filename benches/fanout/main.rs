@@ -103,9 +103,12 @@ fn measure(cli: &Cli) -> std::io::Result<bool> {
     let record = record::Record::open(cli.into.as_deref())?;
     let mut reached = true;
     for name in names {
-        let scenario = scenario::scenario(name, size).expect("clap lets no other name pass");
+        let mut scenario = scenario::scenario(name, size).expect("clap lets no other name pass");
+        if quick {
+            // A run that is over in a second says nothing of speed, but it must be right.
+            scenario.comparisons.clear();
+        }
         reached &= run::run(&scenario, runs, &record)?;
     }
-    // A run that is over in a second says nothing of speed, but it must be right.
     Ok(reached)
 }

@@ -97,12 +97,21 @@ pub struct Turn {
     pub woken: bool,
 }
 
-/// Whether a send that failed so may go well the next time: a queue or memory was full, or the error is an ICMP message's
-/// for an earlier datagram, which the kernel tells to whoever sends next.
+/// Whether a send that failed so may go well the next time: a queue or memory was full, a full table of connections made
+/// the packet filter drop it (EPERM), a route is away for a moment, or the error is an ICMP message's for an earlier
+/// datagram, which the kernel tells to whoever sends next.
 pub fn may_pass(errno: i32) -> bool {
     matches!(
         errno,
-        libc::EAGAIN | libc::ENOBUFS | libc::ENOMEM | libc::EINTR | libc::ECONNREFUSED
+        libc::EAGAIN
+            | libc::ENOBUFS
+            | libc::ENOMEM
+            | libc::EINTR
+            | libc::ECONNREFUSED
+            | libc::EPERM
+            | libc::ENETDOWN
+            | libc::ENETUNREACH
+            | libc::EHOSTUNREACH
     )
 }
 

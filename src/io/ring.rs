@@ -261,7 +261,10 @@ impl Ring {
             self.enter(0, &SubmitArgs::new())?;
             self.reap(turn)?;
         }
-        if wait.is_zero() || !self.arrivals.is_empty() || !self.sleeper.lie_down() {
+        // What was reaped since may have ended a receive or the watch: nobody would wake the sleeper.
+        let watched =
+            self.watching_waker && self.receives.iter().all(|state| *state == Receive::Armed);
+        if wait.is_zero() || !watched || !self.arrivals.is_empty() || !self.sleeper.lie_down() {
             // Receives and the watch on the waker may have been written just now.
             self.enter(0, &SubmitArgs::new())?;
             self.reap(turn)?;

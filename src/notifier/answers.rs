@@ -331,7 +331,7 @@ impl Notifier {
         let via = scanned.first(Name::Via).and_then(Via::parse)?;
         let (handle, cseq) = Handle::from_branch(via.branch?, &self.key)?;
         let subscription = self.slots.find(handle)?;
-        (subscription.cseq == cseq).then_some(handle.slot)
+        (subscription.is_outstanding() && subscription.cseq == cseq).then_some(handle.slot)
     }
 
     /// No connection could be opened to this flow's peer, or it broke: RFC 3261 8.1.3.1 treats that as a 503.

@@ -144,6 +144,10 @@ impl Notifier {
             }
         }
         let subscription = self.slots.get(slot);
+        if matches!(subscription.phase, Phase::Free | Phase::Gone) {
+            // Timer F has just ended it.
+            return;
+        }
         if subscription.phase == Phase::Active
             && subscription.expires.ms(now_ms) + GRACE_MS <= now_ms
         {

@@ -27,7 +27,7 @@ struct Cli {
     #[arg(value_parser = clap::builder::PossibleValuesParser::new(scenario::NAMES))]
     scenarios: Vec<String>,
     /// Interleaved runs of each.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 1)]
     runs: u32,
     #[arg(long, default_value_t = 20_000)]
     entities: u32,

@@ -264,10 +264,7 @@ impl Minimal {
             ),
         ));
         let place = match place {
-            Some(place) if expires > 0 => {
-                let _ = place;
-                return;
-            }
+            Some(_) if expires > 0 => return,
             Some(place) => place,
             None => self.add(peer, call_id, bytes),
         };
@@ -363,22 +360,18 @@ impl Minimal {
         self.body = self.document("partial", Some(base), std::iter::once(&entry));
         self.order
             .sort_by_key(|&place| self.subscribers[place as usize].peer);
-        // A head prebuilt says how long the body is.
-        let length = format!("Content-Length: {}\r\n\r\n", self.body.len());
-        for subscriber in &mut self.subscribers {
-            let head = &subscriber.head;
-            let kept = memmem::find(head, b"Content-Length: ").unwrap_or(head.len());
-            if &head[kept..] != length.as_bytes() {
-                subscriber.head = [&head[..kept], length.as_bytes()].concat().into();
-            }
-        }
-        self.cursor = 0;
+        self.begin_lap();
     }
 
     /// The next period begins. The document's version goes on, so nobody takes it for the last one.
     fn again(&mut self) {
         self.version += 1;
         self.body = self.document("full", None, self.servers.values());
+        self.begin_lap();
+    }
+
+    /// A head prebuilt says how long the body is, and from here on everybody is to have it.
+    fn begin_lap(&mut self) {
         let length = format!("Content-Length: {}\r\n\r\n", self.body.len());
         for subscriber in &mut self.subscribers {
             let head = &subscriber.head;

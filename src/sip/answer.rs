@@ -4,11 +4,13 @@
 //! A 2xx as nearly everybody writes it is read by its lines' first letters. Whatever is unusual in it (a fold, a short
 //! name, a second Via, a list) leaves it to the reading that takes any form, so the two never differ in what they find.
 
-use memchr::{memchr, memchr2};
+use memchr::{memchr, memchr3};
 
-use super::class::{TOKEN, split, trim_lws};
+use super::class::trim_lws;
 use super::header::{CSeq, Params, delta_seconds, retry_after};
 use super::scan::{Cursor, Elements, Name, ScanError, Start, Step, start_line};
+
+const NOTIFY: &[u8] = b"NOTIFY";
 
 /// A response as its client transaction sees it. The values of `event` and `contact` are not judged yet.
 #[derive(Debug, Clone, Copy)]
@@ -40,11 +42,11 @@ fn usual(bytes: &[u8]) -> Option<Answer<'_>> {
         return None;
     };
     let status = decimal(tens)? * 10 + decimal(ones)? + 200;
-    let (_, rest) = line(rest)?;
-    let (via, mut rest) = line(rest.strip_prefix(b"Via: SIP/2.0/UDP ")?)?;
+    let mut lines = Lines(bytes);
+    lines.next()?.whole()?;
     let mut answer = Answer {
         status,
-        branch: usual_branch(via)?,
+        branch: usual_branch(lines.next()?.0.strip_prefix(b"Via: SIP/2.0/UDP ")?)?,
         cseq: 0,
         method: b"",
         retry_after: None,
@@ -53,24 +55,16 @@ fn usual(bytes: &[u8]) -> Option<Answer<'_>> {
         expires: None,
     };
     loop {
-        // From, To, Server, Content-Length, Call-ID, Record-Route and the like.
-        if matches!(
-            *rest,
+        let line = lines.next()?;
+        match *line.0 {
+            // From, To, Server, Content-Length, Call-ID, Record-Route and the like.
             [b'F' | b'T' | b'S' | b'D' | b'W', ..]
-                | [b'C', b'o', b'n', b't', b'e', ..]
-                | [b'C', b'a', ..]
-                | [b'R', b'e', b'c', ..]
-        ) {
-            rest = after_line(rest)?;
-            continue;
-        }
-        let (field, after) = line(rest)?;
-        rest = after;
-        match *field {
+            | [b'C', b'o', b'n', b't', b'e', ..]
+            | [b'C', b'a', ..]
+            | [b'R', b'e', b'c', ..] => {}
             [] => break,
             [b'C', b'S', b'e', b'q', b':', ref value @ ..] if answer.method.is_empty() => {
-                let cseq = CSeq::parse(trim_lws(value))?;
-                (answer.cseq, answer.method) = (cseq.number, cseq.method);
+                (answer.cseq, answer.method) = usual_cseq(value)?;
             }
             [
                 b'C',
@@ -83,6 +77,7 @@ fn usual(bytes: &[u8]) -> Option<Answer<'_>> {
                 b':',
                 ref value @ ..,
             ] if answer.contact.is_none() => {
+                line.whole()?;
                 answer.contact = Some(trim_lws(value));
             }
             _ => return None,
@@ -91,31 +86,71 @@ fn usual(bytes: &[u8]) -> Option<Answer<'_>> {
     (!answer.method.is_empty()).then_some(answer)
 }
 
-/// The branch where it is the first parameter of the only element, and a token.
+/// The branch where it is the first parameter of the only element, and of letters and digits.
 fn usual_branch(via: &[u8]) -> Option<&[u8]> {
-    let rest = via[memchr2(b';', b',', via)?..].strip_prefix(b";branch=")?;
-    let (branch, others) = split(TOKEN, rest);
-    let usual = !branch.is_empty()
-        && others.first().is_none_or(|byte| *byte == b';')
-        && memchr2(b',', b'"', others).is_none();
+    if memchr3(b',', b'"', b'\r', via).is_some() {
+        return None;
+    }
+    let rest = via[memchr(b';', via)?..].strip_prefix(b";branch=")?;
+    let branch = &rest[..memchr(b';', rest).unwrap_or(rest.len())];
+    // No early end, so that it is a few instructions for all bytes together.
+    let usual = branch.iter().fold(!branch.is_empty(), |usual, byte| {
+        usual & byte.is_ascii_alphanumeric()
+    });
     usual.then_some(branch)
 }
 
-/// The first line without its CRLF, and what follows. `None` where no line ends, a CR or LF stands alone, or it is folded.
-fn line(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
-    let (line, rest) = bytes.split_at(memchr2(b'\r', b'\n', bytes)?);
-    let rest = rest.strip_prefix(b"\r\n")?;
-    let folded = matches!(rest.first(), Some(b' ' | b'\t'));
-    // Behind the empty line stands a body, which may begin as it likes.
-    (!folded || line.is_empty()).then_some((line, rest))
+/// The CSeq of a NOTIFY, spaces before its number.
+fn usual_cseq(value: &[u8]) -> Option<(u32, &[u8])> {
+    let (number, method) = value.split_at_checked(value.len().checked_sub(NOTIFY.len())?)?;
+    let number = number.strip_suffix(b" ")?;
+    let spaces = number.iter().position(|byte| *byte != b' ')?;
+    let cseq = delta_seconds(&number[spaces..]).filter(|number| *number < 1 << 31)?;
+    (method == NOTIFY).then_some((cseq, method))
 }
 
-/// What follows the first line, of which nothing is asked. `None` where it may be folded.
-fn after_line(bytes: &[u8]) -> Option<&[u8]> {
-    let end = memchr(b'\n', bytes)?;
-    let rest = &bytes[end + 1..];
-    let usual = bytes[..end].ends_with(b"\r") && !matches!(rest.first(), Some(b' ' | b'\t'));
-    usual.then_some(rest)
+/// The lines of a head, each without its CRLF.
+struct Lines<'a>(&'a [u8]);
+
+/// A line that is not folded.
+struct Line<'a>(&'a [u8]);
+
+impl<'a> Iterator for Lines<'a> {
+    type Item = Line<'a>;
+
+    /// `None` where no line ends, where it ends by LF alone, or where it may be folded.
+    fn next(&mut self) -> Option<Line<'a>> {
+        let (line, rest) = self.0.split_at(line_feed(self.0)?);
+        let line = line.strip_suffix(b"\r")?;
+        self.0 = &rest[1..];
+        let folded = matches!(self.0.first(), Some(b' ' | b'\t'));
+        // Behind the empty line stands a body, which may begin as it likes.
+        (!folded || line.is_empty()).then_some(Line(line))
+    }
+}
+
+/// Where the first LF stands. Lines are so short that a call of memchr for each costs more than eight bytes at a time do.
+#[inline]
+fn line_feed(bytes: &[u8]) -> Option<usize> {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    let (words, rest) = bytes.as_chunks::<8>();
+    for (at, word) in words.iter().enumerate() {
+        // Lowest of the bytes whose high bit is set here is the first that is 0, as LF is after the XOR.
+        let word = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64);
+        let found = word.wrapping_sub(ONES) & !word & (ONES << 7);
+        if found != 0 {
+            return Some(at * 8 + found.trailing_zeros() as usize / 8);
+        }
+    }
+    let at = rest.iter().position(|byte| *byte == b'\n')?;
+    Some(bytes.len() - rest.len() + at)
+}
+
+impl Line<'_> {
+    /// `None` where a CR stands in it.
+    fn whole(&self) -> Option<()> {
+        memchr(b'\r', self.0).is_none().then_some(())
+    }
 }
 
 fn decimal(byte: u8) -> Option<u16> {

@@ -240,6 +240,10 @@ impl Shard {
             }
         }
         self.sending.clear();
+        if self.out.batch.is_empty() {
+            // The buffers just sent are in the cache still.
+            std::mem::swap(&mut self.out.batch, &mut self.sending);
+        }
         Ok(())
     }
 

@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::address;
 use super::ancillary;
 use super::memory::Pages;
-use super::outgoing::Outgoing;
+use super::outgoing::{Headers, Outgoing};
 use super::waker::Sleeper;
 use super::{OpenError, RECEIVED_PER_TURN, Received, Turn};
 use crate::wire::Datagram;
@@ -54,7 +54,7 @@ impl Mmsg {
         })?;
         Ok(Mmsg {
             drops: vec![0; sockets.len()],
-            outgoing: Outgoing::new(sockets.len(), gso),
+            outgoing: Outgoing::new(sockets.len(), gso, Headers::All),
             sockets,
             sleeper,
             inbox,

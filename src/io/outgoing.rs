@@ -35,10 +35,20 @@ struct Run {
     count: u32,
 }
 
+/// Which sends get a msghdr.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Headers {
+    /// Every one, in the order of the sends.
+    All,
+    /// Those of more than one datagram.
+    Runs,
+}
+
 /// The sends of one turn. Its pointers are good from `plan` until the batch is touched again.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     segmentation: Vec<Segmentation>,
+    wanted: Headers,
     keys: Vec<u128>,
     order: Vec<u32>,
     runs: Vec<Run>,
@@ -50,7 +60,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    pub fn new(sockets: usize, gso: bool) -> Outgoing {
+    pub fn new(sockets: usize, gso: bool, wanted: Headers) -> Outgoing {
         let segmentation = if gso {
             Segmentation::On
         } else {
@@ -58,6 +68,7 @@ impl Outgoing {
         };
         Outgoing {
             segmentation: vec![segmentation; sockets],
+            wanted,
             keys: Vec::new(),
             order: Vec::new(),
             runs: Vec::new(),
@@ -107,16 +118,15 @@ impl Outgoing {
         self.runs[send].socket
     }
 
-    /// The headers, in the order of the sends.
+    /// The headers, in the order of the sends that have one.
     pub fn headers(&mut self) -> &mut [libc::mmsghdr] {
         &mut self.headers
     }
 
-    /// The bytes and the address of a send that is one datagram; good as long as the headers.
-    pub fn single(&self, send: usize) -> Option<(&libc::iovec, &Name)> {
-        // A vector stands for each datagram of the sending order.
+    /// The place in the batch and the address of a send that is one datagram; the address is good as long as the headers.
+    pub fn single(&self, send: usize) -> Option<(usize, &Name)> {
         let run = self.runs[send];
-        (run.count == 1).then(|| (&self.vectors[run.first as usize], &self.names[send]))
+        (run.count == 1).then(|| (self.order[run.first as usize] as usize, &self.names[send]))
     }
 
     /// Takes what the kernel said of a send: its bytes, or a negated errno.
@@ -204,10 +214,15 @@ impl Outgoing {
         self.names.clear();
         self.controls.clear();
         self.headers.clear();
+        let wanted = self.wanted;
+        let has_header = |run: &&Run| wanted == Headers::All || run.count > 1;
         for run in &self.runs {
+            let leader = &batch[self.order[run.first as usize] as usize];
+            self.names.push(Name::from(leader.flow.peer));
+        }
+        for run in self.runs.iter().filter(has_header) {
             let datagrams = &self.order[run.first as usize..(run.first + run.count) as usize];
             let leader = &batch[datagrams[0] as usize];
-            self.names.push(Name::from(leader.flow.peer));
             self.controls
                 .push(ancillary::segments_of(leader.bytes.len() as u16));
             for &index in datagrams {
@@ -216,7 +231,9 @@ impl Outgoing {
             }
         }
         let mut vectors = self.vectors.as_mut_ptr();
-        for ((run, name), control) in self.runs.iter().zip(&self.names).zip(&self.controls) {
+        let runs = self.runs.iter().zip(&self.names);
+        let runs = runs.filter(|(run, _)| has_header(run));
+        for ((run, name), control) in runs.zip(&self.controls) {
             let count = run.count as usize;
             // SAFETY: a msghdr is integers and pointers, for which zero is a value.
             let mut header: libc::mmsghdr = unsafe { mem::zeroed() };
@@ -292,7 +309,7 @@ mod tests {
             (0, a, 800),
             (0, b, 800),
         ]);
-        let mut outgoing = Outgoing::new(2, true);
+        let mut outgoing = Outgoing::new(2, true, Headers::All);
         outgoing.plan(batch.datagrams());
         let mut runs = runs(&outgoing);
         runs.sort();
@@ -303,7 +320,7 @@ mod tests {
     fn a_run_ends_at_64_segments_at_65507_bytes_and_at_the_mtu() {
         for (len, longest) in [(100, 64), (1_452, 45), (1_453, 1), (0, 1)] {
             let batch = batch(&vec![(0, "10.0.0.1:5060", len); 130]);
-            let mut outgoing = Outgoing::new(1, true);
+            let mut outgoing = Outgoing::new(1, true, Headers::All);
             outgoing.plan(batch.datagrams());
             assert_eq!(runs(&outgoing)[0].len(), longest, "{len} bytes");
         }
@@ -312,7 +329,7 @@ mod tests {
     #[test]
     fn without_offload_every_datagram_goes_alone() {
         let batch = batch(&[(0, "10.0.0.1:5060", 800); 5]);
-        let mut outgoing = Outgoing::new(1, false);
+        let mut outgoing = Outgoing::new(1, false, Headers::All);
         outgoing.plan(batch.datagrams());
         assert_eq!(runs(&outgoing), [[0], [1], [2], [3], [4]]);
     }
@@ -321,7 +338,7 @@ mod tests {
     fn offload_is_turned_off_only_when_a_datagram_of_the_run_goes_singly() {
         let batch = batch(&[(0, "10.0.0.1:5060", 800); 2]);
         for (single, off) in [(-libc::EINVAL, false), (800, true)] {
-            let mut outgoing = Outgoing::new(1, true);
+            let mut outgoing = Outgoing::new(1, true, Headers::All);
             let mut turn = Turn::default();
             outgoing.plan(batch.datagrams());
             outgoing.settle(0, -libc::EINVAL, &mut turn);

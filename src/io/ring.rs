@@ -17,7 +17,7 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use super::address;
 use super::ancillary;
 use super::buffers::{Buffers, GROUP};
-use super::outgoing::Outgoing;
+use super::outgoing::{Headers, Outgoing};
 use super::waker::Sleeper;
 use super::{RECEIVED_PER_TURN, Received, Turn, Unavailable};
 use crate::wire::Datagram;
@@ -170,7 +170,7 @@ impl Ring {
             shape,
             receives: vec![Receive::Ended; sockets.len()],
             drops: vec![0; sockets.len()],
-            outgoing: Outgoing::new(sockets.len(), gso),
+            outgoing: Outgoing::new(sockets.len(), gso, Headers::Runs),
             sockets,
             sleeper,
             watching_waker: false,
@@ -217,28 +217,31 @@ impl Ring {
             return Ok(());
         }
         self.outgoing.plan(batch);
-        self.write_sends(turn)?;
+        self.write_sends(batch, turn)?;
         if self.outgoing.plan_again(batch) {
-            self.write_sends(turn)?;
+            self.write_sends(batch, turn)?;
         }
         self.outgoing.close();
         Ok(())
     }
 
-    fn write_sends(&mut self, turn: &mut Turn) -> io::Result<()> {
+    fn write_sends(&mut self, batch: &[Datagram], turn: &mut Turn) -> io::Result<()> {
+        let mut headers = 0;
         for number in 0..self.outgoing.len() {
             let socket = Fixed(u32::from(self.outgoing.socket(number)));
             let send = match self.outgoing.single(number) {
                 // Without a msghdr the kernel has less to copy and to check.
-                Some((bytes, name)) => {
-                    opcode::Send::new(socket, bytes.iov_base.cast(), bytes.iov_len as u32)
+                Some((place, name)) => {
+                    let bytes = &batch[place].bytes;
+                    opcode::Send::new(socket, bytes.as_ptr(), bytes.len() as u32)
                         .dest_addr(name.bytes.as_ptr().cast())
                         .dest_addr_len(name.len.into())
                         .flags(libc::MSG_DONTWAIT)
                         .build()
                 }
                 None => {
-                    let header = &raw const self.outgoing.headers()[number].msg_hdr;
+                    let header = &raw const self.outgoing.headers()[headers].msg_hdr;
+                    headers += 1;
                     opcode::SendMsg::new(socket, header)
                         .flags(libc::MSG_DONTWAIT as u32)
                         .build()

@@ -108,6 +108,8 @@ impl Notifier {
             }
         }
         self.leave_set(slot);
+        // Nobody has armed the wheel for a Timer E, and no rate changes.
+        let undisturbed = transaction.fired == 0 && answer.event.is_none();
         if let Some(event) = answer.event {
             self.adopt_rates(now_ms, slot, event);
         }
@@ -117,7 +119,9 @@ impl Notifier {
         if matches!(self.slots.get(slot).phase, Phase::Ending { .. }) {
             return self.queue_due(slot);
         }
-        self.arm(slot, now_ms);
+        if !undisturbed || !self.is_settled(slot, now_ms) {
+            self.arm(slot, now_ms);
+        }
     }
 
     /// RFC 6446 5.2: the subscriber may change its rates in a 2xx to NOTIFY; one without Event changes nothing.

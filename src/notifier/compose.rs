@@ -99,41 +99,32 @@ impl Notifier {
     }
 
     /// What changed since the view that the subscriber has; the full state if that is too long ago or too much.
-    fn change(&mut self, slot: u32) -> Option<Draft> {
+    pub(super) fn change(&mut self, slot: u32) -> Option<Draft> {
         let subscription = self.slots.get(slot);
         let (base, told) = (subscription.acked, subscription.told);
         let interest = self.interests.get(subscription.interest);
-        let urgent = interest.current().view().urgent > told;
-        if interest.at(base).is_none() {
-            return Some(Draft {
-                urgent,
-                ..self.full(slot)
-            });
-        }
-        let body = self.body(slot, Show::Since { base }, |interest| {
-            let (Some(then), now) = (interest.at(base), interest.current()) else {
-                return (None, 0);
-            };
-            let changes = info::delta(then, now);
+        let now = interest.current();
+        let revision = now.view().revision;
+        let urgent = now.view().urgent > told;
+        let key = BodyKey {
+            interest: interest.uid,
+            view: revision,
+            show: Show::Since { base },
+        };
+        let body = self.bodies.find(&key).or_else(|| {
+            let changes = info::delta(interest.at(base)?, now);
             let body = (!changes.is_empty())
                 .then(|| info::partial(now.view(), base, &changes, interest.format));
-            (body, 0)
+            Some(self.bodies.keep(key, body, 0))
         });
-        if self.bodies.get(body).body.is_none() {
+        let draft = match body {
             // Nothing that this filter shows has changed.
-            let revision = self
-                .interests
-                .get(self.slots.get(slot).interest)
-                .current()
-                .view()
-                .revision;
-            self.slots.get_mut(slot).told = revision;
-            return None;
-        }
-        let draft = if self.fits(slot, body) {
-            self.draft(slot, body)
-        } else {
-            self.full(slot)
+            Some(body) if self.bodies.get(body).body.is_none() => {
+                self.slots.get_mut(slot).told = revision;
+                return None;
+            }
+            Some(body) if self.fits(slot, body) => self.draft(slot, body),
+            _ => self.full(slot),
         };
         Some(Draft { urgent, ..draft })
     }
@@ -268,9 +259,11 @@ impl Notifier {
 
     /// RFC 3261 18.1.1: what is longer than the limit does not go over UDP.
     fn fits(&self, slot: u32, body: u32) -> bool {
-        let len = self.bodies.get(body).body.as_ref().map_or(0, Body::len);
-        let flow = self.hops.flow(self.slots.get(slot).hop);
-        flow.transport.is_reliable() || self.head_most(slot) + len <= self.settings.datagram_most
+        let hop = self.slots.get(slot).hop;
+        self.hops.transport(hop).is_reliable() || {
+            let len = self.bodies.get(body).body.as_ref().map_or(0, Body::len);
+            self.head_most(slot) + len <= self.settings.datagram_most
+        }
     }
 
     fn head_most(&self, slot: u32) -> usize {

@@ -5,7 +5,7 @@
 use super::compose::Draft;
 use super::stamp::Stamp;
 use super::subscription::{Flag, GRACE_MS, Owed, Phase};
-use super::transaction::{T1_MS, TIMER_F_MS, Transaction};
+use super::transaction::{NO_RATES, T1_MS, TIMER_F_MS, Transaction};
 use super::{Notifier, Outbox};
 use crate::sip::write::Reason;
 
@@ -134,12 +134,12 @@ impl Notifier {
             }
             Phase::Ending { .. } | Phase::Active => {}
         }
-        let reliable = self.hops.flow(subscription.hop).transport.is_reliable();
+        let reliable = self.hops.transport(subscription.hop).is_reliable();
         if let Some(transaction) = self.slots.transaction(slot) {
             if reliable && transaction.began_ms + TIMER_F_MS <= now_ms {
                 return self.timed_out(now_ms, slot);
             }
-            if !reliable && transaction.next_e_ms <= now_ms && transaction.fired > 0 {
+            if !reliable && transaction.next_e.ms(now_ms) <= now_ms && transaction.fired > 0 {
                 self.timer_e(now_ms, slot);
             }
         }
@@ -172,12 +172,25 @@ impl Notifier {
         }
         transaction.fired = transaction.fired.saturating_add(1);
         let next_ms = now_ms + transaction.next_interval_ms();
-        transaction.next_e_ms = next_ms.min(transaction.began_ms + TIMER_F_MS);
+        transaction.next_e = Stamp::of(next_ms.min(transaction.began_ms + TIMER_F_MS));
         self.hops.lost(hop, now_ms);
         let flags = &mut self.slots.get_mut(slot).flags;
         if !flags.set(Flag::InAgain, true) {
             self.again.push_back(slot);
         }
+    }
+
+    /// Whether the wheel comes by in time for the nearest thing that an idle subscription waits for, without being armed
+    /// anew: what it waited for when it was armed is still the next.
+    pub(super) fn is_settled(&self, slot: u32, now_ms: u64) -> bool {
+        let subscription = self.slots.get(slot);
+        let view = self.interests.get(subscription.interest).current().view();
+        // Of a NOTIFY on a connection the wheel came by for Timer F alone.
+        !self.hops.transport(subscription.hop).is_reliable()
+            && subscription.owed == Owed::Nothing
+            && subscription.refresh.ms(now_ms) > now_ms
+            && view.revision <= subscription.told
+            && self.wheel.is_armed(slot)
     }
 
     /// Arms the wheel for the nearest thing that this subscription waits for.
@@ -186,7 +199,7 @@ impl Notifier {
         if matches!(subscription.phase, Phase::Free | Phase::Gone) {
             return;
         }
-        let reliable = self.hops.flow(subscription.hop).transport.is_reliable();
+        let reliable = self.hops.transport(subscription.hop).is_reliable();
         let mut deadline_ms = self.slots.deadline_ms(slot, now_ms, reliable);
         if subscription.waits_for_change()
             && let Some(change_ms) = self.change_due_ms(slot, now_ms)
@@ -265,8 +278,11 @@ impl Notifier {
 
     fn fan_out(&mut self, now_ms: u64, most: usize, out: &mut Outbox) -> usize {
         let mut sent = 0;
+        if !self.cursor.is_moving() || !self.window.has_room_for_run(now_ms) {
+            return sent;
+        }
         for _ in 0..STRIDE {
-            if sent == most || self.window.room(now_ms) == 0 || out.batch.room() == 0 {
+            if sent == most {
                 break;
             }
             let Some(slot) = self.cursor.step(self.slots.end()) else {
@@ -277,7 +293,7 @@ impl Notifier {
                 continue;
             }
             match self.change_due_ms(slot, now_ms) {
-                Some(due_ms) if due_ms <= now_ms => match self.notify(slot, now_ms, out) {
+                Some(due_ms) if due_ms <= now_ms => match self.tell(slot, now_ms, out) {
                     Sent::Yes => sent += 1,
                     Sent::Nothing => self.arm(slot, now_ms),
                     Sent::Crowded => self.cursor.missed = true,
@@ -301,11 +317,27 @@ impl Notifier {
         if subscription.is_outstanding() || (waiting && !subscription.ends()) {
             return Sent::Nothing;
         }
-        let hop = subscription.hop;
         if matches!(subscription.phase, Phase::Free | Phase::Gone) {
             return Sent::Nothing;
         }
-        let reliable = self.hops.flow(hop).transport.is_reliable();
+        self.send(slot, now_ms, out, |notifier| notifier.compose(slot, now_ms))
+    }
+
+    /// Tells a subscription that waits for changes one that is due.
+    fn tell(&mut self, slot: u32, now_ms: u64, out: &mut Outbox) -> Sent {
+        self.send(slot, now_ms, out, |notifier| notifier.change(slot))
+    }
+
+    /// Sends an idle subscription the NOTIFY that `compose` gives it, if there is room.
+    fn send(
+        &mut self,
+        slot: u32,
+        now_ms: u64,
+        out: &mut Outbox,
+        compose: impl FnOnce(&mut Self) -> Option<Draft>,
+    ) -> Sent {
+        let hop = self.slots.get(slot).hop;
+        let reliable = self.hops.transport(hop).is_reliable();
         if reliable && out.effects.len() >= self.settings.effects_most {
             return Sent::Full;
         }
@@ -315,22 +347,21 @@ impl Notifier {
         if !self.hops.admits(hop) {
             return Sent::Crowded;
         }
-        let Some(draft) = self.compose(slot, now_ms) else {
+        let Some(draft) = compose(self) else {
             return Sent::Nothing;
         };
-        let refresh_moved = self.begin_transaction(slot, now_ms, draft, reliable);
+        self.begin_transaction(slot, now_ms, draft, reliable);
         self.write_notify(slot, out);
         // The wheel comes by for the refresh or sooner; a first Timer E has a queue of its own.
-        if reliable || refresh_moved || !self.wheel.is_armed(slot) {
+        if reliable || !self.wheel.is_armed(slot) {
             self.arm(slot, now_ms);
         }
         Sent::Yes
     }
 
-    /// Whether the next periodic NOTIFY is due at another time now.
-    fn begin_transaction(&mut self, slot: u32, now_ms: u64, draft: Draft, reliable: bool) -> bool {
+    fn begin_transaction(&mut self, slot: u32, now_ms: u64, draft: Draft, reliable: bool) {
         let refresh_due = self.slots.get(slot).refresh.ms(now_ms) <= now_ms;
-        let rates = self.slots.rates(slot);
+        let min_rate = self.slots.rates(slot).min;
         let subscription = self.slots.get_mut(slot);
         subscription.cseq += 1;
         if let Some(body) = draft.body {
@@ -352,11 +383,11 @@ impl Notifier {
             body: draft.body,
             tag: draft.tag,
             expires_s,
-            rates,
+            rates: NO_RATES,
             last: draft.last,
             offer: draft.offer,
             began_ms: now_ms,
-            next_e_ms: now_ms + T1_MS,
+            next_e: Stamp::of(now_ms + T1_MS),
             fired: 0,
             proceeding: false,
             windowed: true,
@@ -372,15 +403,14 @@ impl Notifier {
             self.first_timers.push_back(timer);
         }
         self.counters.notifies += 1;
-        let refresh_moves = refresh_due || resumes || rates.min.is_some();
-        if refresh_moves {
+        if refresh_due || resumes || min_rate.is_some() {
             self.schedule_refresh(slot, now_ms);
         }
-        refresh_moves
     }
 
     /// The next periodic NOTIFY: by `min-rate` that long after the last NOTIFY (RFC 6446 6.2), else at the subscription's
-    /// own place in the node's interval, so that they leave evenly spread.
+    /// own place in the node's interval, so that they leave evenly spread. The wheel comes by for
+    /// it, or for the end if that is sooner.
     pub(super) fn schedule_refresh(&mut self, slot: u32, now_ms: u64) {
         let interval_ms = self.settings.refresh_interval_ms;
         let min_rate = self.slots.rates(slot).min;
@@ -395,6 +425,8 @@ impl Notifier {
             }
         };
         subscription.refresh = Stamp::of(refresh_ms);
+        let end_ms = subscription.expires.ms(now_ms) + GRACE_MS;
+        self.wheel.arm(slot, refresh_ms.min(end_ms).max(now_ms + 1));
     }
 
     /// Ends the outstanding transaction, if there is one: answered, or given up.
@@ -412,7 +444,7 @@ impl Notifier {
                 .release(body, |key| interests.is_current(key.interest, key.view));
         }
         if transaction.windowed {
-            let reliable = self.hops.flow(hop).transport.is_reliable();
+            let reliable = self.hops.transport(hop).is_reliable();
             self.cursor.relieved |= if answered {
                 self.hops.answered(hop)
             } else {
@@ -435,7 +467,7 @@ impl Notifier {
         };
         if std::mem::take(&mut transaction.windowed) {
             self.cursor.relieved |= self.hops.given_up(hop);
-            if !self.hops.flow(hop).transport.is_reliable() {
+            if !self.hops.transport(hop).is_reliable() {
                 self.window.given_up();
             }
         }

@@ -13,6 +13,8 @@ use siphasher::sip::SipHasher13;
 pub const COOKIE: &[u8] = b"z9hG4bK";
 
 const TAG_LEN: usize = 20;
+/// Where the check begins.
+const CHECK: usize = 13;
 const BRANCH_LEN: usize = COOKIE.len() + TAG_LEN + 7;
 const DIGITS: &[u8; 32] = b"0123456789abcdefghijklmnopqrstuv";
 /// Generations fill four digits.
@@ -43,22 +45,30 @@ impl Handle {
 
     pub fn tag(self, key: &HandleKey) -> Tag {
         let mut text = [0; TAG_LEN];
-        self.put(&mut text, key.check(self, None));
+        self.put(&mut text);
+        put_digits(&mut text[CHECK..], key.check(self));
         text
     }
 
-    pub fn branch(self, cseq: u32, key: &HandleKey) -> Branch {
-        let mut text = [0; BRANCH_LEN];
-        text[..COOKIE.len()].copy_from_slice(COOKIE);
-        self.put(&mut text[COOKIE.len()..], key.check(self, Some(cseq)));
-        put_digits(&mut text[COOKIE.len() + TAG_LEN..], cseq.into());
-        text
+    /// The tag of the dialog, and the branch of one of its NOTIFYs.
+    pub fn tag_and_branch(self, cseq: u32, key: &HandleKey) -> (Tag, Branch) {
+        let check = key.check(self);
+        let mut tag = [0; TAG_LEN];
+        self.put(&mut tag);
+        let mut branch = [0; BRANCH_LEN];
+        branch[..COOKIE.len()].copy_from_slice(COOKIE);
+        let text = &mut branch[COOKIE.len()..];
+        text[..CHECK].copy_from_slice(&tag[..CHECK]);
+        put_digits(&mut text[CHECK..TAG_LEN], with_cseq(check, cseq));
+        put_digits(&mut text[TAG_LEN..], cseq.into());
+        put_digits(&mut tag[CHECK..], check);
+        (tag, branch)
     }
 
     /// The handle in a tag of ours, `None` for any other text.
     pub fn from_tag(text: &[u8], key: &HandleKey) -> Option<Handle> {
         let (handle, check) = Self::take(text)?;
-        (text.len() == TAG_LEN && check == key.check(handle, None)).then_some(handle)
+        (text.len() == TAG_LEN && check == key.check(handle) & CHECK_MASK).then_some(handle)
     }
 
     /// The handle and CSeq in a branch of ours, `None` for any other text.
@@ -66,16 +76,16 @@ impl Handle {
         let rest = text.strip_prefix(COOKIE)?;
         let (handle, check) = Self::take(rest)?;
         let cseq = u32::try_from(take_digits(rest.get(TAG_LEN..)?)?).ok()?;
-        (text.len() == BRANCH_LEN && check == key.check(handle, Some(cseq)))
-            .then_some((handle, cseq))
+        let expected = with_cseq(key.check(handle), cseq) & CHECK_MASK;
+        (text.len() == BRANCH_LEN && check == expected).then_some((handle, cseq))
     }
 
-    fn put(self, text: &mut [u8], check: u64) {
+    /// All but the check.
+    fn put(self, text: &mut Tag) {
         text[0] = DIGITS[usize::from(self.shard >> 4)];
         text[1] = DIGITS[usize::from(self.shard & 15)];
         put_digits(&mut text[2..9], self.slot.into());
-        put_digits(&mut text[9..13], self.generation.into());
-        put_digits(&mut text[13..20], check);
+        put_digits(&mut text[9..CHECK], self.generation.into());
     }
 
     fn take(text: &[u8]) -> Option<(Handle, u64)> {
@@ -83,30 +93,25 @@ impl Handle {
         let (high, low) = (take_digits(&text[..1])?, take_digits(&text[1..2])?);
         let shard = u8::try_from(high * 16 + low).ok().filter(|_| low < 16)?;
         let slot = u32::try_from(take_digits(&text[2..9])?).ok()?;
-        let generation = u32::try_from(take_digits(&text[9..13])?).ok()?;
+        let generation = u32::try_from(take_digits(&text[9..CHECK])?).ok()?;
         Some((
             Handle {
                 shard,
                 slot,
                 generation,
             },
-            take_digits(&text[13..20])?,
+            take_digits(&text[CHECK..])?,
         ))
     }
 }
 
 impl HandleKey {
-    fn check(&self, handle: Handle, cseq: Option<u32>) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.0);
-        hasher.write_u64(
-            u64::from(handle.slot) << 32
-                | u64::from(handle.generation) << 8
-                | u64::from(handle.shard),
-        );
-        if let Some(cseq) = cseq {
-            hasher.write_u32(cseq);
-        }
-        hasher.finish() & CHECK_MASK
+    /// The lower bits stand in the tag.
+    fn check(&self, handle: Handle) -> u64 {
+        let place = u64::from(handle.slot) << 32
+            | u64::from(handle.generation) << 8
+            | u64::from(handle.shard);
+        SipHasher13::new_with_key(&self.0).hash(&place.to_le_bytes())
     }
 
     /// A keyed digest of two texts, for tables that strangers fill: the order is part of it.
@@ -124,6 +129,12 @@ impl HandleKey {
         value.hash(&mut hasher);
         hasher.finish()
     }
+}
+
+/// The check of a branch, from that of its dialog: who does not know the one cannot guess the other.
+fn with_cseq(check: u64, cseq: u32) -> u64 {
+    let number = (u64::from(cseq) << 1 | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    (check ^ number).wrapping_mul(check | 1) >> 29
 }
 
 fn put_digits(text: &mut [u8], mut value: u64) {
@@ -167,13 +178,13 @@ mod tests {
         fn a_tag_and_a_branch_name_what_they_were_made_from(shard: u8, slot: u32, generation in 0..=GENERATION_MASK, cseq: u32) {
             let handle = Handle { shard, slot, generation };
             prop_assert_eq!(Handle::from_tag(&handle.tag(&KEY), &KEY), Some(handle));
-            prop_assert_eq!(Handle::from_branch(&handle.branch(cseq, &KEY), &KEY), Some((handle, cseq)));
+            prop_assert_eq!(Handle::from_branch(&handle.tag_and_branch(cseq, &KEY).1, &KEY), Some((handle, cseq)));
         }
 
         #[test]
         fn a_changed_tag_or_branch_names_nothing(slot: u32, cseq: u32, place in 0usize..34, change in 1u8..=255) {
             let handle = Handle { shard: 3, slot, generation: 9 };
-            let mut branch = handle.branch(cseq, &KEY);
+            let mut branch = handle.tag_and_branch(cseq, &KEY).1;
             branch[place] ^= change;
             prop_assert_eq!(Handle::from_branch(&branch, &KEY), None);
             let mut tag = handle.tag(&KEY);
@@ -189,7 +200,8 @@ mod tests {
             slot: 1,
             generation: 1,
         }
-        .branch(1, &KEY);
+        .tag_and_branch(1, &KEY)
+        .1;
         assert_eq!(&branch[7..9], b"a7");
     }
 

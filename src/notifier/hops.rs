@@ -4,7 +4,7 @@
 use super::chunks::Chunks;
 use super::handle::HandleKey;
 use super::index::Index;
-use crate::wire::Flow;
+use crate::wire::{Flow, Transport};
 
 /// The window of a new next hop, in NOTIFYs unanswered.
 const FIRST_WINDOW: u16 = 32;
@@ -101,6 +101,10 @@ impl Hops {
         self.hops[number].flow
     }
 
+    pub fn transport(&self, number: u32) -> Transport {
+        self.hops[number].flow.transport
+    }
+
     /// Whether one more NOTIFY may go to this hop; if not, it is remembered that somebody asked.
     pub fn admits(&mut self, number: u32) -> bool {
         let hop = &mut self.hops[number];
@@ -143,7 +147,6 @@ impl Hops {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::Transport;
 
     fn flow(port: u16) -> Flow {
         Flow {

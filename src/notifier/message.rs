@@ -33,10 +33,9 @@ impl Notifier {
         });
         let settings = &self.settings;
         let listener = &settings.listeners[usize::from(flow.local)];
-        let (tag, branch) = (
-            self.handle(slot).tag(&self.key),
-            self.handle(slot).branch(subscription.cseq, &self.key),
-        );
+        let (tag, branch) = self
+            .handle(slot)
+            .tag_and_branch(subscription.cseq, &self.key);
         let dialog = self.slots.dialog(slot);
         let strict = (!dialog.routes.is_empty())
             .then(|| strict_routing(dialog.target, dialog.routes))
@@ -46,6 +45,7 @@ impl Notifier {
             .map_or((dialog.target, dialog.routes), |(target, routes)| {
                 (target, routes)
             });
+        let rates = self.slots.rates_of(transaction);
         let etag = entity_tag(transaction.tag);
         let notify = Notify {
             target,
@@ -60,8 +60,8 @@ impl Notifier {
             cseq: subscription.cseq,
             event_id: (!dialog.event_id.is_empty()).then_some(dialog.event_id),
             state: subscription.state(transaction),
-            max_rate: transaction.rates.max,
-            min_rate: transaction.rates.min,
+            max_rate: rates.max,
+            min_rate: rates.min,
             etag: &etag,
             contact: listener.notify_contact(flow.transport),
             content: rendered.map_or(NO_CONTENT, |rendered| &rendered.content),
@@ -74,7 +74,7 @@ impl Notifier {
                     || body.is_none()
                     || flow.transport.is_reliable()
                     || datagram.bytes.len()
-                        <= head_most(dialog.extent(), transaction.rates, flow.local, settings),
+                        <= head_most(dialog.extent(), rates, flow.local, settings),
                 "HEAD_FIXED is too small"
             );
             if let Some(body) = body {
@@ -141,7 +141,7 @@ mod tests {
         let notify = Notify {
             target: b"",
             via: &notify_via("UDP", ""),
-            branch: &handle.branch(u32::MAX, &key),
+            branch: &handle.tag_and_branch(u32::MAX, &key).1,
             routes: b"",
             from_uri: b"",
             from_tag: &handle.tag(&key),

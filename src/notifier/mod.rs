@@ -255,9 +255,12 @@ impl Notifier {
 
     /// When `fill` must be called at the latest if nothing arrives; `None`: nothing is due ever.
     pub fn next_deadline_ms(&mut self, now_ms: u64) -> Option<u64> {
-        let queued = !self.first.is_empty() || !self.due.is_empty() || self.cursor.is_moving();
+        let queued = !self.first.is_empty() || !self.due.is_empty();
         // Retransmissions pass the window.
-        if !self.again.is_empty() || (queued && self.window.room(now_ms) > 0) {
+        if !self.again.is_empty()
+            || (queued && self.window.room(now_ms) > 0)
+            || (self.cursor.is_moving() && self.window.has_room_for_run(now_ms))
+        {
             return Some(now_ms);
         }
         let timer = self.first_timers.front().map(|timer| timer.due_ms);

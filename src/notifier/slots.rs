@@ -8,9 +8,10 @@ use super::handle::{Handle, HandleKey};
 use super::subscription::{
     Details, Flag, GRACE_MS, NO_TRANSACTION, Owed, Phase, REPEATS_MS, SetProgress, Subscription,
 };
-use super::transaction::{Rates, TIMER_F_MS, Transaction};
+use super::transaction::{NO_RATES, Rates, TIMER_F_MS, Transaction};
 
 const NONE: u32 = u32::MAX;
+const RATES_LIVE: &str = "rates live while they are used";
 
 #[derive(Debug)]
 pub struct Slots {
@@ -126,15 +127,22 @@ impl Slots {
 
     // ---- the outstanding NOTIFY ----
 
-    /// Begins the transaction of an idle subscription; its place and serial number.
+    /// Begins the transaction of an idle subscription, with its rates as they are; its place and serial number.
     pub fn begin(&mut self, transaction: Transaction) -> (u32, u32) {
         self.begun = self.begun.wrapping_add(1);
         let slot = transaction.slot;
+        let subscription = &mut self.subscriptions[slot];
+        let rates = if subscription.flags.has(Flag::Rates) {
+            let rates = *self.rates.get(self.details[slot].rates).expect(RATES_LIVE);
+            self.rates.insert(rates)
+        } else {
+            NO_RATES
+        };
         let place = self.transactions.insert(Transaction {
             serial: self.begun,
+            rates,
             ..transaction
         });
-        let subscription = &mut self.subscriptions[slot];
         assert!(!subscription.is_outstanding(), "one NOTIFY at a time");
         subscription.transaction = place;
         (place, self.begun)
@@ -142,9 +150,21 @@ impl Slots {
 
     pub fn close(&mut self, slot: u32) -> Option<Transaction> {
         let subscription = &mut self.subscriptions[slot];
-        match std::mem::replace(&mut subscription.transaction, NO_TRANSACTION) {
+        let transaction = match std::mem::replace(&mut subscription.transaction, NO_TRANSACTION) {
             NO_TRANSACTION => None,
             place => self.transactions.remove(place),
+        }?;
+        if transaction.rates != NO_RATES {
+            self.rates.remove(transaction.rates);
+        }
+        Some(transaction)
+    }
+
+    /// The rates that a NOTIFY says.
+    pub fn rates_of(&self, transaction: &Transaction) -> Rates {
+        match transaction.rates {
+            NO_RATES => Rates::default(),
+            number => *self.rates.get(number).expect(RATES_LIVE),
         }
     }
 
@@ -196,8 +216,7 @@ impl Slots {
         if !self.subscriptions[slot].flags.has(Flag::Rates) {
             return Rates::default();
         }
-        let rates = self.rates.get(self.details[slot].rates);
-        *rates.expect("rates live while they are used")
+        *self.rates.get(self.details[slot].rates).expect(RATES_LIVE)
     }
 
     pub fn set_rates(&mut self, slot: u32, rates: Rates) {
@@ -211,7 +230,7 @@ impl Slots {
             (true, true) => drop(self.rates.remove(details.rates)),
             (true, false) => {
                 let place = self.rates.get_mut(details.rates);
-                *place.expect("rates live while they are used") = rates;
+                *place.expect(RATES_LIVE) = rates;
             }
         }
     }
@@ -235,7 +254,7 @@ impl Slots {
                 // The first Timer E waits in a queue of its own: a NOTIFY that is answered leaves the wheel as it is.
                 refresh_ms
             } else {
-                transaction.next_e_ms
+                transaction.next_e.ms(now_ms)
             }
         });
         match subscription.phase {

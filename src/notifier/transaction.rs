@@ -1,5 +1,6 @@
 //! An outstanding NOTIFY (RFC 3261 17.1.2) and its timers. Knows no message.
 
+use super::stamp::Stamp;
 use crate::sip::header::Rate;
 
 /// RFC 3261 17.1.2.2: the estimate of the round trip.
@@ -29,8 +30,12 @@ pub enum Offer {
     Nothing,
 }
 
+/// What stands in a transaction's rates, where there are none.
+pub(super) const NO_RATES: u32 = u32::MAX;
+
 /// What is needed to send a NOTIFY's bytes again, and what becomes of its answer.
 #[derive(Debug, Clone, Copy)]
+#[repr(align(64))]
 pub struct Transaction {
     /// The subscription's.
     pub slot: u32,
@@ -40,14 +45,14 @@ pub struct Transaction {
     pub body: Option<u32>,
     pub tag: u64,
     pub expires_s: u32,
-    /// As they were: a refresh answered 204 may change them while the NOTIFY is outstanding.
-    pub rates: Rates,
+    /// The number of the rates as they were: a refresh answered 204 may change them while the NOTIFY is outstanding.
+    pub(super) rates: u32,
     /// Subscription-State says `terminated`.
     pub last: bool,
     pub offer: Offer,
     pub began_ms: u64,
     /// When Timer E fires next; Timer F is decided then.
-    pub next_e_ms: u64,
+    pub next_e: Stamp,
     /// How often Timer E fired.
     pub fired: u8,
     /// A provisional answer came: Timer E is T2 (17.1.2.2).
@@ -55,6 +60,8 @@ pub struct Transaction {
     /// Counts in the windows: sent less than T1 ago.
     pub windowed: bool,
 }
+
+const _: () = assert!(size_of::<Option<Transaction>>() == 64);
 
 impl Transaction {
     /// Timer E after it fired (RFC 3261 17.1.2.2: 500 ms, 1 s, 2 s, 4 s, 4 s, ...; T2 in Proceeding).
@@ -103,20 +110,21 @@ mod tests {
             body: None,
             tag: 0,
             expires_s: 1,
-            rates: Rates::default(),
+            rates: NO_RATES,
             last: false,
             offer: Offer::Nothing,
             began_ms: 0,
-            next_e_ms: T1_MS,
+            next_e: Stamp::of(T1_MS),
             fired: 0,
             proceeding: false,
             windowed: true,
         };
         let mut sends = vec![0];
-        while transaction.next_e_ms < TIMER_F_MS {
-            sends.push(transaction.next_e_ms);
+        let mut next_ms = T1_MS;
+        while next_ms < TIMER_F_MS {
+            sends.push(next_ms);
             transaction.fired += 1;
-            transaction.next_e_ms += transaction.next_interval_ms();
+            next_ms += transaction.next_interval_ms();
         }
         assert_eq!(
             sends,

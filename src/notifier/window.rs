@@ -5,6 +5,9 @@
 pub const LEAST: u32 = 32;
 /// Kernel memory that one waiting answer takes of a receive buffer, in bytes (measured, rounded up).
 pub const ANSWER_BYTES: usize = 1300;
+/// A fan-out that is held back by its window goes on in runs of so many, not by ones as the answers come: runs to one next
+/// hop are one send, and fewer turns carry the same.
+const RUN: u32 = 256;
 const BUCKET_MS: u64 = 10;
 const BUCKETS: usize = 10;
 
@@ -14,6 +17,8 @@ pub struct Window {
     most: u32,
     unanswered: u32,
     answered: [u32; BUCKETS],
+    /// All that `answered` counts.
+    recent: u32,
     bucket: u64,
 }
 
@@ -27,6 +32,7 @@ impl Window {
             most,
             unanswered: 0,
             answered: [0; BUCKETS],
+            recent: 0,
             bucket: 0,
         }
     }
@@ -34,13 +40,17 @@ impl Window {
     /// How many more NOTIFYs may go out now.
     pub fn room(&mut self, now_ms: u64) -> u32 {
         self.advance(now_ms);
-        let recent = self
-            .answered
-            .iter()
-            .fold(0u32, |sum, &count| sum.saturating_add(count));
-        recent
+        self.recent
             .clamp(LEAST, self.most)
             .saturating_sub(self.unanswered)
+    }
+
+    /// Whether a fan-out should go on now: there is room for a run of it, or so few NOTIFYs are under way that the peers might
+    /// wait for more before there is.
+    pub fn has_room_for_run(&mut self, now_ms: u64) -> bool {
+        let run = (self.most / 16).clamp(1, RUN);
+        let room = self.room(now_ms);
+        room >= run || (room > 0 && self.unanswered < 4 * run)
     }
 
     pub fn unanswered(&self) -> u32 {
@@ -56,6 +66,7 @@ impl Window {
         self.given_up();
         self.advance(now_ms);
         self.answered[self.bucket as usize % BUCKETS] += 1;
+        self.recent += 1;
     }
 
     /// A NOTIFY that is no longer expected to be answered soon: its Timer E fired, or it was abandoned.
@@ -69,7 +80,8 @@ impl Window {
     fn advance(&mut self, now_ms: u64) {
         let bucket = now_ms / BUCKET_MS;
         for step in 0..bucket.saturating_sub(self.bucket).min(BUCKETS as u64) {
-            self.answered[(bucket - step) as usize % BUCKETS] = 0;
+            let gone = &mut self.answered[(bucket - step) as usize % BUCKETS];
+            self.recent -= std::mem::take(gone);
         }
         self.bucket = self.bucket.max(bucket);
     }

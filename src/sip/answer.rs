@@ -4,7 +4,7 @@
 //! A 2xx as nearly everybody writes it is read by its lines' first letters. Whatever is unusual in it (a fold, a short
 //! name, a second Via, a list) leaves it to the reading that takes any form, so the two never differ in what they find.
 
-use memchr::{memchr, memchr3};
+use memchr::{Memchr, memchr, memchr_iter, memchr3};
 
 use super::class::trim_lws;
 use super::header::{CSeq, Params, delta_seconds, retry_after};
@@ -42,7 +42,7 @@ fn usual(bytes: &[u8]) -> Option<Answer<'_>> {
         return None;
     };
     let status = decimal(tens)? * 10 + decimal(ones)? + 200;
-    let mut lines = Lines(bytes);
+    let mut lines = Lines::of(bytes);
     lines.next()?.whole()?;
     let mut answer = Answer {
         status,
@@ -110,40 +110,38 @@ fn usual_cseq(value: &[u8]) -> Option<(u32, &[u8])> {
 }
 
 /// The lines of a head, each without its CRLF.
-struct Lines<'a>(&'a [u8]);
+struct Lines<'a> {
+    bytes: &'a [u8],
+    ends: Memchr<'a>,
+    start: usize,
+}
 
 /// A line that is not folded.
 struct Line<'a>(&'a [u8]);
+
+impl<'a> Lines<'a> {
+    fn of(bytes: &'a [u8]) -> Self {
+        Lines {
+            bytes,
+            ends: memchr_iter(b'\n', bytes),
+            start: 0,
+        }
+    }
+}
 
 impl<'a> Iterator for Lines<'a> {
     type Item = Line<'a>;
 
     /// `None` where no line ends, where it ends by LF alone, or where it may be folded.
+    #[inline]
     fn next(&mut self) -> Option<Line<'a>> {
-        let (line, rest) = self.0.split_at(line_feed(self.0)?);
-        let line = line.strip_suffix(b"\r")?;
-        self.0 = &rest[1..];
-        let folded = matches!(self.0.first(), Some(b' ' | b'\t'));
+        let end = self.ends.next()?;
+        let line = self.bytes[self.start..end].strip_suffix(b"\r")?;
+        self.start = end + 1;
+        let folded = matches!(self.bytes.get(self.start), Some(b' ' | b'\t'));
         // Behind the empty line stands a body, which may begin as it likes.
         (!folded || line.is_empty()).then_some(Line(line))
     }
-}
-
-/// Where the first LF stands. Lines are so short that a call of memchr for each costs more than eight bytes at a time do.
-#[inline]
-fn line_feed(bytes: &[u8]) -> Option<usize> {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    let (words, rest) = bytes.as_chunks::<8>();
-    for (at, word) in words.iter().enumerate() {
-        // Lowest of the bytes whose high bit is set here is the first that is 0, as LF is after the XOR.
-        let word = u64::from_le_bytes(*word) ^ (ONES * b'\n' as u64);
-        let found = word.wrapping_sub(ONES) & !word & (ONES << 7);
-        if found != 0 {
-            return Some(at * 8 + found.trailing_zeros() as usize / 8);
-        }
-    }
-    let at = rest.iter().position(|byte| *byte == b'\n')?;
-    Some(bytes.len() - rest.len() + at)
 }
 
 impl Line<'_> {

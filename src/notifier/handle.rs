@@ -5,9 +5,12 @@
 //! and the CSeq after it, so that a late 200 cannot acknowledge the next NOTIFY. The check is keyed: who has not seen
 //! our message cannot make one up.
 
-use std::hash::{Hash, Hasher};
+use std::hash::Hasher;
+use std::net::SocketAddr;
 
 use siphasher::sip::SipHasher13;
+
+use crate::wire::Flow;
 
 /// RFC 3261 8.1.1.7: branches of this specification start with this cookie.
 pub const COOKIE: &[u8] = b"z9hG4bK";
@@ -123,11 +126,21 @@ impl HandleKey {
         hasher.finish()
     }
 
-    /// The same of anything that can be hashed.
-    pub fn hash(&self, value: &impl Hash) -> u64 {
-        let mut hasher = SipHasher13::new_with_key(&self.0);
-        value.hash(&mut hasher);
-        hasher.finish()
+    /// The same of a flow, in one piece.
+    pub fn digest_flow(&self, flow: &Flow) -> u64 {
+        let (address, scope) = match flow.peer {
+            SocketAddr::V4(peer) => (u128::from(peer.ip().to_bits()), None),
+            SocketAddr::V6(peer) => (peer.ip().to_bits(), Some(peer.scope_id())),
+        };
+        let mut bytes = [0; 34];
+        bytes[..16].copy_from_slice(&address.to_le_bytes());
+        bytes[16..24].copy_from_slice(&flow.connection.to_le_bytes());
+        bytes[24..28].copy_from_slice(&scope.unwrap_or_default().to_le_bytes());
+        bytes[28..30].copy_from_slice(&flow.peer.port().to_le_bytes());
+        bytes[30..32].copy_from_slice(&flow.local.to_le_bytes());
+        bytes[32] = scope.is_some().into();
+        bytes[33] = flow.transport as u8;
+        SipHasher13::new_with_key(&self.0).hash(&bytes)
     }
 }
 

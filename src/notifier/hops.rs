@@ -50,7 +50,8 @@ impl Hops {
 
     /// The number of the hop behind `flow`, with one more user.
     pub fn enter(&mut self, flow: Flow) -> u32 {
-        if let Some(number) = self.find(&flow) {
+        let hash = self.hash(&flow);
+        if let Some(number) = self.find_hashed(hash, &flow) {
             self.hops[number].users += 1;
             return number;
         }
@@ -69,7 +70,7 @@ impl Hops {
             }
             None => self.hops.push(hop),
         };
-        self.numbers.insert(self.hash(&flow), number);
+        self.numbers.insert(hash, number);
         number
     }
 
@@ -89,12 +90,16 @@ impl Hops {
     }
 
     pub fn find(&self, flow: &Flow) -> Option<u32> {
+        self.find_hashed(self.hash(flow), flow)
+    }
+
+    fn find_hashed(&self, hash: u32, flow: &Flow) -> Option<u32> {
         let is = |number| self.hops[number].flow == *flow;
-        self.numbers.find(self.hash(flow), is)
+        self.numbers.find(hash, is)
     }
 
     fn hash(&self, flow: &Flow) -> u32 {
-        self.key.hash(flow) as u32
+        self.key.digest_flow(flow) as u32
     }
 
     pub fn flow(&self, number: u32) -> Flow {

@@ -183,9 +183,10 @@ impl<'a> SipUri<'a> {
         };
         let (host, rest) = plain_host(host)?;
         let (port, params) = plain_port(rest)?;
-        let mut rest = params;
+        let (mut rest, mut initials) = (params, 0);
         while let [b';', piece @ ..] = rest {
             let (name, after) = class::split(PARAM, piece);
+            initials |= initial(name);
             rest = after;
             if let [b'=', value @ ..] = after {
                 let (value, after) = class::split(PARAM, value);
@@ -203,7 +204,10 @@ impl<'a> SipUri<'a> {
             user,
             host,
             port,
-            params: UriParams { raw: params },
+            params: UriParams {
+                raw: params,
+                initials,
+            },
             headers: None,
             raw,
         })
@@ -287,21 +291,33 @@ fn user(info: &[u8]) -> Result<&[u8], UriError> {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct UriParams<'a> {
     raw: &'a [u8],
+    /// A bit for each letter that a name may begin with, so that most questions need no search.
+    initials: u32,
+}
+
+/// The bit of a name's first byte, whatever its case. An escape may stand for any.
+fn initial(name: &[u8]) -> u32 {
+    match name.first() {
+        Some(b'%') => u32::MAX,
+        Some(byte) => 1 << (byte & 31),
+        None => 0,
+    }
 }
 
 impl<'a> UriParams<'a> {
     fn parse(raw: &'a [u8]) -> Result<Self, UriError> {
-        let params = UriParams { raw };
+        let mut params = UriParams { raw, initials: 0 };
         let fine = |(name, value): (&[u8], Option<&[u8]>)| {
             !name.is_empty()
                 && all_escaped(PARAM, name)
                 && value.is_none_or(|value| !value.is_empty() && all_escaped(PARAM, value))
         };
-        params
-            .iter()
-            .all(fine)
-            .then_some(params)
-            .ok_or(UriError::Syntax)
+        if !params.iter().all(fine) {
+            return Err(UriError::Syntax);
+        }
+        let initials = params.iter().map(|(name, _)| initial(name));
+        params.initials = initials.fold(0, |all, initial| all | initial);
+        Ok(params)
     }
 
     /// Name and value of each parameter, in order, escapes as they stand.
@@ -316,6 +332,9 @@ impl<'a> UriParams<'a> {
 
     /// The value of the parameter of this name (case and escapes aside, RFC 3261 19.1.4); empty where it has none.
     pub fn get(&self, name: &str) -> Option<&'a [u8]> {
+        if self.initials & initial(name.as_bytes()) == 0 {
+            return None;
+        }
         let mut rest = self.raw;
         while let [b';', piece @ ..] = rest {
             let (param, after) = piece.split_at(find(b';', piece).unwrap_or(piece.len()));

@@ -399,7 +399,7 @@ impl Notifier {
         };
         self.hops.sent(hop);
         if !reliable {
-            self.window.sent();
+            self.window.sent(now_ms);
             self.first_timers.push_back(timer);
         }
         self.counters.notifies += 1;
@@ -444,16 +444,20 @@ impl Notifier {
                 .release(body, |key| interests.is_current(key.interest, key.view));
         }
         if transaction.windowed {
-            let reliable = self.hops.transport(hop).is_reliable();
+            let began_ms = transaction.began_ms;
+            if answered {
+                self.hops.measure(hop, now_ms.saturating_sub(began_ms));
+            }
+            let path_ms = self.hops.path_ms(hop);
             self.cursor.relieved |= if answered {
                 self.hops.answered(hop)
             } else {
                 self.hops.given_up(hop)
             };
-            match (reliable, answered) {
+            match (self.hops.transport(hop).is_reliable(), answered) {
                 (true, _) => {}
-                (false, true) => self.window.answered(now_ms),
-                (false, false) => self.window.given_up(),
+                (false, true) => self.window.answered(now_ms, began_ms, path_ms),
+                (false, false) => self.window.given_up(began_ms),
             }
         }
         Some(transaction)
@@ -465,10 +469,11 @@ impl Notifier {
         let Some(transaction) = self.slots.transaction_mut(slot) else {
             return;
         };
+        let began_ms = transaction.began_ms;
         if std::mem::take(&mut transaction.windowed) {
             self.cursor.relieved |= self.hops.given_up(hop);
             if !self.hops.transport(hop).is_reliable() {
-                self.window.given_up();
+                self.window.given_up(began_ms);
             }
         }
     }

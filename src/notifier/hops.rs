@@ -25,6 +25,9 @@ pub struct Hop {
     halved_ms: u32,
     /// Somebody found the window closed and waits for it.
     starved: bool,
+    /// The round trip without waits, in ms: the least seen, unless it was less than all that came after. 255 stands for
+    /// longer ones too, and for not known.
+    path_ms: u8,
 }
 
 const _: () = assert!(size_of::<Hop>() == 64);
@@ -62,6 +65,7 @@ impl Hops {
             window: FIRST_WINDOW,
             halved_ms: 0,
             starved: false,
+            path_ms: u8::MAX,
         };
         let number = match self.free.pop() {
             Some(number) => {
@@ -129,6 +133,17 @@ impl Hops {
         self.given_up(number)
     }
 
+    pub fn path_ms(&self, number: u32) -> u8 {
+        self.hops[number].path_ms
+    }
+
+    /// An answer to a NOTIFY that was sent once came after so long.
+    pub fn measure(&mut self, number: u32, round_trip_ms: u64) {
+        let path_ms = &mut self.hops[number].path_ms;
+        let longer = path_ms.saturating_add(1 + *path_ms / 4);
+        *path_ms = u8::try_from(round_trip_ms).unwrap_or(u8::MAX).min(longer);
+    }
+
     /// A NOTIFY that is no longer expected to be answered soon. True when somebody waited for its place.
     pub fn given_up(&mut self, number: u32) -> bool {
         let hop = &mut self.hops[number];
@@ -172,6 +187,18 @@ mod tests {
         assert_eq!(hops.find(&flow(5060)), Some(first));
         hops.leave(first);
         assert_eq!(hops.find(&flow(5060)), None);
+    }
+
+    #[test]
+    fn the_path_is_the_least_of_its_round_trips_and_grows_when_all_are_longer() {
+        let mut hops = Hops::new(HandleKey([1; 16]));
+        let hop = hops.enter(flow(5060));
+        let mut path_ms = |round_trip_ms| {
+            hops.measure(hop, round_trip_ms);
+            hops.path_ms(hop)
+        };
+        assert_eq!([400, 30, 0, 90, 1].map(&mut path_ms), [255, 30, 0, 1, 1]);
+        assert_eq!((0..20).map(|_| path_ms(100)).max(), Some(100));
     }
 
     #[test]

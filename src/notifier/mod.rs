@@ -256,16 +256,18 @@ impl Notifier {
     /// When `fill` must be called at the latest if nothing arrives; `None`: nothing is due ever.
     pub fn next_deadline_ms(&mut self, now_ms: u64) -> Option<u64> {
         let queued = !self.first.is_empty() || !self.due.is_empty();
+        let moving = self.cursor.is_moving();
         // Retransmissions pass the window.
         if !self.again.is_empty()
             || (queued && self.window.room(now_ms) > 0)
-            || (self.cursor.is_moving() && self.window.has_room_for_run(now_ms))
+            || (moving && self.window.has_room_for_run(now_ms))
         {
             return Some(now_ms);
         }
+        let opens = self.window.opens_ms().filter(|_| queued || moving);
         let timer = self.first_timers.front().map(|timer| timer.due_ms);
         let wheel = self.wheel.next_ms();
-        timer.into_iter().chain(wheel).min()
+        [opens, timer, wheel].into_iter().flatten().min()
     }
 
     /// Ends a subscription after one last NOTIFY with this reason.

@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
+
 use crate::node::{Node, until};
 use crate::sip::{Tcp, Udp, options, publish, serves, subscribe};
 
@@ -173,4 +175,60 @@ fn a_full_receive_queue_is_counted_and_the_node_goes_on() {
     serves(node.address());
     let said = node.log().matches("the kernel refused or dropped").count();
     assert!(said >= 1);
+}
+
+#[test]
+fn answers_that_a_small_receive_buffer_loses_cost_no_change_and_no_other_peer() {
+    for io in ["uring", "mmsg"] {
+        // The least that may be asked for: it holds the answers of three peers.
+        let node = Node::start(&["--rcvbuf", "4096", "--shards", "1", "--io", io]);
+        let subscribers: Vec<Udp> = (0..24).map(|_| Udp::new(node.address())).collect();
+        let gone = Udp::new(node.address());
+        for subscriber in subscribers.iter().chain([&gone]) {
+            subscriber.subscribe();
+        }
+        // What is sent here from now on, an ICMP message refuses.
+        drop(gone);
+        let mut publisher = Tcp::new(node.address());
+        let draft = publish("TCP", publisher.address, "p1");
+        assert_eq!(publisher.ask(&draft).status(), 200);
+        let told: Vec<_> = subscribers.iter().map(Udp::receive).collect();
+
+        node.signal(Signal::STOP);
+        until("the node stands still", || {
+            stands_still(&node).then_some(())
+        });
+        for (subscriber, notify) in subscribers.iter().zip(&told) {
+            subscriber.send(&notify.response("200 OK"));
+        }
+        node.signal(Signal::CONT);
+        let draft = publish("TCP", publisher.address, "p2");
+        assert_eq!(publisher.ask(&draft).status(), 200);
+        for (subscriber, former) in subscribers.iter().zip(&told) {
+            loop {
+                let notify = subscriber.notified();
+                if notify.servers().contains(&"p2") {
+                    break;
+                }
+                // RFC 3261 17.1.2.2: the retransmission is the same request, though its view is no longer the newest.
+                assert_eq!(
+                    (&notify.fields, &notify.body),
+                    (&former.fields, &former.body)
+                );
+            }
+        }
+        node.counts("receive_drops", 1);
+        assert!(node.counter("retransmissions") > 0);
+        assert!(node.stop().status.success());
+    }
+}
+
+/// Whether all threads of a node are stopped.
+fn stands_still(node: &Node) -> bool {
+    let tasks = format!("/proc/{}/task", node.pid().as_raw_nonzero());
+    let tasks = std::fs::read_dir(tasks).expect("the node runs");
+    tasks.flatten().all(|task| {
+        let stat = std::fs::read_to_string(task.path().join("stat"));
+        stat.is_ok_and(|stat| stat.contains(") T "))
+    })
 }

@@ -278,7 +278,10 @@ impl Notifier {
 
     fn fan_out(&mut self, now_ms: u64, most: usize, out: &mut Outbox) -> usize {
         let mut sent = 0;
-        if !self.cursor.is_moving() || !self.window.has_room_for_run(now_ms) {
+        // Others who wait for room leave none that could grow.
+        let alone = self.first.is_empty() && self.due.is_empty();
+        if !self.cursor.is_moving() || (alone && !self.window.has_room_for_run(now_ms, self.few()))
+        {
             return sent;
         }
         for _ in 0..STRIDE {
@@ -341,7 +344,7 @@ impl Notifier {
         if reliable && out.effects.len() >= self.settings.effects_most {
             return Sent::Full;
         }
-        if !reliable && (out.batch.room() == 0 || self.window.room(now_ms) == 0) {
+        if !reliable && (out.batch.room() == 0 || self.window.room(now_ms, self.few()) == 0) {
             return Sent::Full;
         }
         if !self.hops.admits(hop) {
@@ -446,7 +449,7 @@ impl Notifier {
         if transaction.windowed {
             let began_ms = transaction.began_ms;
             if answered {
-                self.hops.measure(hop, now_ms.saturating_sub(began_ms));
+                self.hops.measure(hop, now_ms, began_ms);
             }
             let path_ms = self.hops.path_ms(hop);
             self.cursor.relieved |= if answered {

@@ -49,29 +49,28 @@ impl Handle {
     pub fn tag(self, key: &HandleKey) -> Tag {
         let mut text = [0; TAG_LEN];
         self.put(&mut text);
-        put_digits(&mut text[CHECK..], key.check(self));
+        put_digits(&mut text[CHECK..], key.check(self, None));
         text
     }
 
     /// The tag of the dialog, and the branch of one of its NOTIFYs.
     pub fn tag_and_branch(self, cseq: u32, key: &HandleKey) -> (Tag, Branch) {
-        let check = key.check(self);
         let mut tag = [0; TAG_LEN];
         self.put(&mut tag);
         let mut branch = [0; BRANCH_LEN];
         branch[..COOKIE.len()].copy_from_slice(COOKIE);
         let text = &mut branch[COOKIE.len()..];
         text[..CHECK].copy_from_slice(&tag[..CHECK]);
-        put_digits(&mut text[CHECK..TAG_LEN], with_cseq(check, cseq));
+        put_digits(&mut text[CHECK..TAG_LEN], key.check(self, Some(cseq)));
         put_digits(&mut text[TAG_LEN..], cseq.into());
-        put_digits(&mut tag[CHECK..], check);
+        put_digits(&mut tag[CHECK..], key.check(self, None));
         (tag, branch)
     }
 
     /// The handle in a tag of ours, `None` for any other text.
     pub fn from_tag(text: &[u8], key: &HandleKey) -> Option<Handle> {
         let (handle, check) = Self::take(text)?;
-        (text.len() == TAG_LEN && check == key.check(handle) & CHECK_MASK).then_some(handle)
+        (text.len() == TAG_LEN && check == key.check(handle, None)).then_some(handle)
     }
 
     /// The handle and CSeq in a branch of ours, `None` for any other text.
@@ -79,8 +78,8 @@ impl Handle {
         let rest = text.strip_prefix(COOKIE)?;
         let (handle, check) = Self::take(rest)?;
         let cseq = u32::try_from(take_digits(rest.get(TAG_LEN..)?)?).ok()?;
-        let expected = with_cseq(key.check(handle), cseq) & CHECK_MASK;
-        (text.len() == BRANCH_LEN && check == expected).then_some((handle, cseq))
+        (text.len() == BRANCH_LEN && check == key.check(handle, Some(cseq)))
+            .then_some((handle, cseq))
     }
 
     /// All but the check.
@@ -109,12 +108,16 @@ impl Handle {
 }
 
 impl HandleKey {
-    /// The lower bits stand in the tag.
-    fn check(&self, handle: Handle) -> u64 {
+    fn check(&self, handle: Handle, cseq: Option<u32>) -> u64 {
         let place = u64::from(handle.slot) << 32
             | u64::from(handle.generation) << 8
             | u64::from(handle.shard);
-        SipHasher13::new_with_key(&self.0).hash(&place.to_le_bytes())
+        let mut bytes = [0; 12];
+        bytes[..8].copy_from_slice(&place.to_le_bytes());
+        bytes[8..].copy_from_slice(&cseq.unwrap_or_default().to_le_bytes());
+        // By its length the text of a tag is none of a branch.
+        let len = if cseq.is_some() { 12 } else { 8 };
+        SipHasher13::new_with_key(&self.0).hash(&bytes[..len]) & CHECK_MASK
     }
 
     /// A keyed digest of two texts, for tables that strangers fill: the order is part of it.
@@ -142,12 +145,6 @@ impl HandleKey {
         bytes[33] = flow.transport as u8;
         SipHasher13::new_with_key(&self.0).hash(&bytes)
     }
-}
-
-/// The check of a branch, from that of its dialog: who does not know the one cannot guess the other.
-fn with_cseq(check: u64, cseq: u32) -> u64 {
-    let number = (u64::from(cseq) << 1 | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (check ^ number).wrapping_mul(check | 1) >> 29
 }
 
 fn put_digits(text: &mut [u8], mut value: u64) {

@@ -25,9 +25,11 @@ pub struct Hop {
     halved_ms: u32,
     /// Somebody found the window closed and waits for it.
     starved: bool,
-    /// The round trip without waits, in ms: the least seen, unless it was less than all that came after. 255 stands for
+    /// The round trip without waits, in ms: the least seen, a quarter more each second that all are longer. 255 stands for
     /// longer ones too, and for not known.
     path_ms: u8,
+    /// The second in which it last grew; it goes round.
+    grown_s: u8,
 }
 
 const _: () = assert!(size_of::<Hop>() == 64);
@@ -66,6 +68,7 @@ impl Hops {
             halved_ms: 0,
             starved: false,
             path_ms: u8::MAX,
+            grown_s: 0,
         };
         let number = match self.free.pop() {
             Some(number) => {
@@ -137,11 +140,16 @@ impl Hops {
         self.hops[number].path_ms
     }
 
-    /// An answer to a NOTIFY that was sent once came after so long.
-    pub fn measure(&mut self, number: u32, round_trip_ms: u64) {
-        let path_ms = &mut self.hops[number].path_ms;
-        let longer = path_ms.saturating_add(1 + *path_ms / 4);
-        *path_ms = u8::try_from(round_trip_ms).unwrap_or(u8::MAX).min(longer);
+    /// An answer came to a NOTIFY that was sent once, at `began_ms`.
+    pub fn measure(&mut self, number: u32, now_ms: u64, began_ms: u64) {
+        let hop = &mut self.hops[number];
+        let round_trip_ms = u8::try_from(now_ms.saturating_sub(began_ms)).unwrap_or(u8::MAX);
+        let second = (now_ms / 1_000) as u8;
+        if round_trip_ms > hop.path_ms && second != hop.grown_s {
+            hop.path_ms = hop.path_ms.saturating_add(1 + hop.path_ms / 4);
+            hop.grown_s = second;
+        }
+        hop.path_ms = hop.path_ms.min(round_trip_ms);
     }
 
     /// A NOTIFY that is no longer expected to be answered soon. True when somebody waited for its place.
@@ -193,12 +201,14 @@ mod tests {
     fn the_path_is_the_least_of_its_round_trips_and_grows_when_all_are_longer() {
         let mut hops = Hops::new(HandleKey([1; 16]));
         let hop = hops.enter(flow(5060));
-        let mut path_ms = |round_trip_ms| {
-            hops.measure(hop, round_trip_ms);
+        let mut path_ms = |now_ms, round_trip_ms| {
+            hops.measure(hop, now_ms, now_ms - round_trip_ms);
             hops.path_ms(hop)
         };
-        assert_eq!([400, 30, 0, 90, 1].map(&mut path_ms), [255, 30, 0, 1, 1]);
-        assert_eq!((0..20).map(|_| path_ms(100)).max(), Some(100));
+        assert_eq!([400, 30, 0].map(|ms| path_ms(1_000, ms)), [255, 30, 0]);
+        assert_eq!([90, 90, 90].map(|ms| path_ms(2_000, ms)), [1, 1, 1]);
+        assert_eq!(path_ms(3_000, 1), 1);
+        assert_eq!((4..24).map(|s| path_ms(s * 1_000, 100)).max(), Some(100));
     }
 
     #[test]

@@ -6,8 +6,10 @@ pub const LEAST: u32 = 32;
 /// Kernel memory that one waiting answer takes of a receive buffer, in bytes (measured, rounded up).
 pub const ANSWER_BYTES: usize = 1300;
 /// So many lately sent NOTIFYs may be unanswered whatever the paths. More would only wait in queues, out of the cache: a
-/// window of 6,000 cost 12 % more CPU an exchange than one of 500, and was no faster.
-const FEW: u32 = 512;
+/// window of 6,000 cost 12 % more CPU an exchange than one of some hundreds, and was no faster.
+pub const FEW: u32 = 256;
+/// The same where many subscriptions share a next hop: their NOTIFYs go in runs, and longer ones win more than the cache.
+pub const FEW_SHARED: u32 = 2048;
 /// A fan-out that its window has held back goes on in runs of up to so many, not by ones as the answers come: runs to one
 /// next hop are one send, and fewer turns carry the same.
 const RUN: u32 = 256;
@@ -27,8 +29,8 @@ struct Bucket {
     sent: u32,
 }
 
-/// No more than half the receive buffer holds, no more than were answered in the last 100 ms, never under `LEAST`; and of
-/// those sent in the last 30 ms twice what the paths hold, or `FEW`.
+/// No more than half the receive buffer holds. Of those sent in the last 30 ms, twice what the paths hold at the rate of the
+/// last 100 ms; or as many as were answered in those, between `LEAST` and the few that its owner names.
 #[derive(Debug)]
 pub struct Window {
     most: u32,
@@ -57,24 +59,23 @@ impl Window {
     }
 
     /// How many more NOTIFYs may go out now.
-    pub fn room(&mut self, now_ms: u64) -> u32 {
+    pub fn room(&mut self, now_ms: u64, few: u32) -> u32 {
         self.advance(now_ms);
-        let lately: u32 = (0..LATE as u64).map(|ago| self.sent_ago(ago)).sum();
-        let allowed = self.allowed();
-        (allowed.saturating_sub(self.unanswered)).min(self.busy(allowed).saturating_sub(lately))
+        let room = self.most.saturating_sub(self.unanswered);
+        room.min(self.busy(few).saturating_sub(self.sent_lately()))
     }
 
-    /// Whether a fan-out should go on now: there is room for a run of it.
-    pub fn has_room_for_run(&mut self, now_ms: u64) -> bool {
-        let room = self.room(now_ms);
-        let run = self.busy(self.allowed()) / 2;
-        room >= run.clamp(1, RUN)
+    /// Whether a fan-out should go on now: there is room for a run of it, or so few answers are expected soon that it would
+    /// have to wait for more than them.
+    pub fn has_room_for_run(&mut self, now_ms: u64, few: u32) -> bool {
+        let room = self.room(now_ms, few);
+        let run = (self.busy(few) / 2).clamp(1, RUN);
+        room >= run || (room > 0 && self.sent_lately() < run)
     }
 
     /// When there is more room at the latest although nobody answers; `None`: when a NOTIFY is given up.
     pub fn opens_ms(&self) -> Option<u64> {
-        let waits_for_time = (0..LATE as u64).any(|ago| self.sent_ago(ago) > 0);
-        waits_for_time.then_some((self.bucket + 1) * BUCKET_MS)
+        (self.sent_lately() > 0).then_some((self.bucket + 1) * BUCKET_MS)
     }
 
     pub fn unanswered(&self) -> u32 {
@@ -110,15 +111,15 @@ impl Window {
         }
     }
 
-    /// Unanswered at the most.
-    fn allowed(&self) -> u32 {
-        self.answered.clamp(LEAST, self.most)
+    /// So many of those sent lately keep the peers busy.
+    fn busy(&self, few: u32) -> u32 {
+        let under_way = u64::from(self.path_ms) * 2 / (BUCKETS as u64 * BUCKET_MS);
+        let few = self.answered.clamp(LEAST, few);
+        few.max(under_way as u32).min(self.most)
     }
 
-    /// The same of those sent lately: twice as many as are on their way at the rate of the last 100 ms.
-    fn busy(&self, allowed: u32) -> u32 {
-        let under_way = u64::from(self.path_ms) * 2 / (BUCKETS as u64 * BUCKET_MS);
-        allowed.min(FEW.max(under_way as u32))
+    fn sent_lately(&self) -> u32 {
+        (0..LATE as u64).map(|ago| self.sent_ago(ago)).sum()
     }
 
     fn sent_ago(&self, buckets: u64) -> u32 {
@@ -143,9 +144,9 @@ mod tests {
 
     /// Sends as many as there is room for; how many.
     fn fill(window: &mut Window, now_ms: u64) -> u32 {
-        let room = window.room(now_ms);
+        let room = window.room(now_ms, FEW);
         (0..room).for_each(|_| window.sent(now_ms));
-        assert_eq!(window.room(now_ms), 0);
+        assert_eq!(window.room(now_ms, FEW), 0);
         room
     }
 
@@ -170,17 +171,53 @@ mod tests {
         assert_eq!(rounds(&mut window, &mut now_ms, 1, 20), FEW);
         let silence_ms = now_ms + 120;
         assert_eq!(
-            window.room(silence_ms),
+            window.room(silence_ms, FEW),
             LEAST,
             "a silence of 100 ms closes it to the least"
         );
     }
 
-    #[test]
-    fn a_longer_path_holds_more() {
+    /// Seconds until a fan-out to so many peers has been answered, which takes `path_ms`, by all but each `dead_each`th.
+    fn fan_out_s(peers: u32, path_ms: u64, dead_each: u32) -> f64 {
         let mut window = Window::new(16 << 20);
-        let mut now_ms = 0;
-        assert!(rounds(&mut window, &mut now_ms, 25, 40) > 4 * FEW);
+        let (mut left, mut now_ms) = (peers, 0);
+        let mut under_way = std::collections::VecDeque::new();
+        while left > 0 || under_way.iter().any(|&(_, dead): &(u64, bool)| !dead) {
+            while let Some(&(began_ms, dead)) = under_way.front()
+                && began_ms + path_ms <= now_ms
+            {
+                under_way.pop_front();
+                if !dead {
+                    window.answered(now_ms, began_ms, path_ms.min(255) as u8);
+                }
+            }
+            if window.has_room_for_run(now_ms, FEW) {
+                for _ in 0..window.room(now_ms, FEW).min(left) {
+                    window.sent(now_ms);
+                    under_way.push_back((now_ms, left % dead_each == 0));
+                    left -= 1;
+                }
+            }
+            now_ms += 1;
+        }
+        now_ms as f64 / 1e3
+    }
+
+    #[test]
+    fn neither_long_paths_nor_dead_peers_hold_a_fan_out_up() {
+        for (path_ms, dead_each, most_s) in [
+            (0, 5, 0.6),
+            (30, 5, 0.8),
+            (100, 5, 1.3),
+            (300, 5, 2.5),
+            (300, 2, 3.0),
+        ] {
+            let took_s = fan_out_s(5_000, path_ms, dead_each);
+            assert!(
+                took_s < most_s,
+                "{path_ms} ms, each {dead_each}th dead: {took_s} s"
+            );
+        }
     }
 
     #[test]
@@ -196,7 +233,7 @@ mod tests {
         rounds(&mut window, &mut now_ms, 1, 20);
         let dead = fill(&mut window, now_ms);
         let closed_ms = now_ms;
-        while window.room(now_ms) == 0 {
+        while window.room(now_ms, FEW) == 0 {
             now_ms = window.opens_ms().expect("it opens with time");
         }
         assert!(
@@ -206,5 +243,23 @@ mod tests {
         );
         (0..dead).for_each(|_| window.given_up(closed_ms));
         assert_eq!(window.unanswered(), 0);
+    }
+
+    #[test]
+    fn a_run_is_waited_for_only_while_answers_are_expected() {
+        let mut window = Window::new(16 << 20);
+        assert!(window.has_room_for_run(0, FEW));
+        let sent = fill(&mut window, 0);
+        (1..sent / 2).for_each(|_| window.answered(1, 0, 1));
+        assert!(window.room(1, FEW) > 0 && !window.has_room_for_run(1, FEW));
+        window.answered(1, 0, 1);
+        assert!(window.has_room_for_run(1, FEW), "half of them came");
+        fill(&mut window, 1);
+        window.answered(2, 1, 1);
+        assert!(!window.has_room_for_run(2, FEW));
+        assert!(
+            window.has_room_for_run(LATE_MS + 10, FEW),
+            "no more will come soon"
+        );
     }
 }

@@ -280,8 +280,7 @@ impl Notifier {
         let mut sent = 0;
         // Others who wait for room leave none that could grow.
         let alone = self.first.is_empty() && self.due.is_empty();
-        if !self.cursor.is_moving() || (alone && !self.window.has_room_for_run(now_ms, self.few()))
-        {
+        if !self.cursor.is_moving() || (alone && !self.window.has_room_for_run(now_ms)) {
             return sent;
         }
         for _ in 0..STRIDE {
@@ -344,7 +343,7 @@ impl Notifier {
         if reliable && out.effects.len() >= self.settings.effects_most {
             return Sent::Full;
         }
-        if !reliable && (out.batch.room() == 0 || self.window.room(now_ms, self.few()) == 0) {
+        if !reliable && (out.batch.room() == 0 || self.window.room(now_ms) == 0) {
             return Sent::Full;
         }
         if !self.hops.admits(hop) {

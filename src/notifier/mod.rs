@@ -55,9 +55,6 @@ use unproven::Unproven;
 use wheel::Wheel;
 use window::Window;
 
-/// Where a next hop has more subscriptions than this on average, NOTIFYs go in runs.
-const SHARED: usize = 8;
-
 /// What a shard asks of the world besides datagrams.
 #[derive(Debug, Clone)]
 pub enum Effect {
@@ -262,8 +259,8 @@ impl Notifier {
         let moving = self.cursor.is_moving();
         // Retransmissions pass the window.
         if !self.again.is_empty()
-            || (queued && self.window.room(now_ms, self.few()) > 0)
-            || (moving && self.window.has_room_for_run(now_ms, self.few()))
+            || (queued && self.window.room(now_ms) > 0)
+            || (moving && self.window.has_room_for_run(now_ms))
         {
             return Some(now_ms);
         }
@@ -271,15 +268,6 @@ impl Notifier {
         let timer = self.first_timers.front().map(|timer| timer.due_ms);
         let wheel = self.wheel.next_ms();
         [opens, timer, wheel].into_iter().flatten().min()
-    }
-
-    /// How many NOTIFYs may be under way at the least, once peers answer.
-    fn few(&self) -> u32 {
-        if self.live > SHARED * self.hops.len() {
-            window::FEW_SHARED
-        } else {
-            window::FEW
-        }
     }
 
     /// Ends a subscription after one last NOTIFY with this reason.

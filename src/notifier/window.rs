@@ -5,14 +5,13 @@
 pub const LEAST: u32 = 32;
 /// Kernel memory that one waiting answer takes of a receive buffer, in bytes (measured, rounded up).
 pub const ANSWER_BYTES: usize = 1300;
-/// So many lately sent NOTIFYs may be unanswered whatever the paths. More would only wait in queues, out of the cache: a
-/// window of 6,000 cost 12 % more CPU an exchange than one of some hundreds, and was no faster.
-pub const FEW: u32 = 256;
-/// The same where many subscriptions share a next hop: their NOTIFYs go in runs, and longer ones win more than the cache.
-pub const FEW_SHARED: u32 = 2048;
+/// So many lately sent NOTIFYs may be unanswered whatever the paths; more would only wait in queues.
+const FEW: u32 = 2048;
 /// A fan-out that its window has held back goes on in runs of up to so many, not by ones as the answers come: runs to one
 /// next hop are one send, and fewer turns carry the same.
 const RUN: u32 = 256;
+/// A window holds so many runs: with fewer, the peers would have nothing to do while the next one is made.
+const RUNS: u32 = 8;
 const BUCKET_MS: u64 = 10;
 const BUCKETS: usize = 10;
 /// A NOTIFY sent before so many buckets' time waits for a peer that is slow or dead: others need not wait for it.
@@ -30,7 +29,7 @@ struct Bucket {
 }
 
 /// No more than half the receive buffer holds. Of those sent in the last 30 ms, twice what the paths hold at the rate of the
-/// last 100 ms; or as many as were answered in those, between `LEAST` and the few that its owner names.
+/// last 100 ms; or as many as were answered in those, between `LEAST` and `FEW`.
 #[derive(Debug)]
 pub struct Window {
     most: u32,
@@ -59,17 +58,17 @@ impl Window {
     }
 
     /// How many more NOTIFYs may go out now.
-    pub fn room(&mut self, now_ms: u64, few: u32) -> u32 {
+    pub fn room(&mut self, now_ms: u64) -> u32 {
         self.advance(now_ms);
         let room = self.most.saturating_sub(self.unanswered);
-        room.min(self.busy(few).saturating_sub(self.sent_lately()))
+        room.min(self.busy().saturating_sub(self.sent_lately()))
     }
 
     /// Whether a fan-out should go on now: there is room for a run of it, or so few answers are expected soon that it would
     /// have to wait for more than them.
-    pub fn has_room_for_run(&mut self, now_ms: u64, few: u32) -> bool {
-        let room = self.room(now_ms, few);
-        let run = (self.busy(few) / 2).clamp(1, RUN);
+    pub fn has_room_for_run(&mut self, now_ms: u64) -> bool {
+        let room = self.room(now_ms);
+        let run = (self.busy() / RUNS).clamp(1, RUN);
         room >= run || (room > 0 && self.sent_lately() < run)
     }
 
@@ -112,9 +111,9 @@ impl Window {
     }
 
     /// So many of those sent lately keep the peers busy.
-    fn busy(&self, few: u32) -> u32 {
+    fn busy(&self) -> u32 {
         let under_way = u64::from(self.path_ms) * 2 / (BUCKETS as u64 * BUCKET_MS);
-        let few = self.answered.clamp(LEAST, few);
+        let few = self.answered.clamp(LEAST, FEW);
         few.max(under_way as u32).min(self.most)
     }
 
@@ -144,9 +143,9 @@ mod tests {
 
     /// Sends as many as there is room for; how many.
     fn fill(window: &mut Window, now_ms: u64) -> u32 {
-        let room = window.room(now_ms, FEW);
+        let room = window.room(now_ms);
         (0..room).for_each(|_| window.sent(now_ms));
-        assert_eq!(window.room(now_ms, FEW), 0);
+        assert_eq!(window.room(now_ms), 0);
         room
     }
 
@@ -171,7 +170,7 @@ mod tests {
         assert_eq!(rounds(&mut window, &mut now_ms, 1, 20), FEW);
         let silence_ms = now_ms + 120;
         assert_eq!(
-            window.room(silence_ms, FEW),
+            window.room(silence_ms),
             LEAST,
             "a silence of 100 ms closes it to the least"
         );
@@ -191,8 +190,8 @@ mod tests {
                     window.answered(now_ms, began_ms, path_ms.min(255) as u8);
                 }
             }
-            if window.has_room_for_run(now_ms, FEW) {
-                for _ in 0..window.room(now_ms, FEW).min(left) {
+            if window.has_room_for_run(now_ms) {
+                for _ in 0..window.room(now_ms).min(left) {
                     window.sent(now_ms);
                     under_way.push_back((now_ms, left % dead_each == 0));
                     left -= 1;
@@ -233,7 +232,7 @@ mod tests {
         rounds(&mut window, &mut now_ms, 1, 20);
         let dead = fill(&mut window, now_ms);
         let closed_ms = now_ms;
-        while window.room(now_ms, FEW) == 0 {
+        while window.room(now_ms) == 0 {
             now_ms = window.opens_ms().expect("it opens with time");
         }
         assert!(
@@ -248,17 +247,17 @@ mod tests {
     #[test]
     fn a_run_is_waited_for_only_while_answers_are_expected() {
         let mut window = Window::new(16 << 20);
-        assert!(window.has_room_for_run(0, FEW));
+        assert!(window.has_room_for_run(0));
         let sent = fill(&mut window, 0);
-        (1..sent / 2).for_each(|_| window.answered(1, 0, 1));
-        assert!(window.room(1, FEW) > 0 && !window.has_room_for_run(1, FEW));
+        (1..sent / RUNS).for_each(|_| window.answered(1, 0, 1));
+        assert!(window.room(1) > 0 && !window.has_room_for_run(1));
         window.answered(1, 0, 1);
-        assert!(window.has_room_for_run(1, FEW), "half of them came");
+        assert!(window.has_room_for_run(1), "a run of them came");
         fill(&mut window, 1);
         window.answered(2, 1, 1);
-        assert!(!window.has_room_for_run(2, FEW));
+        assert!(!window.has_room_for_run(2));
         assert!(
-            window.has_room_for_run(LATE_MS + 10, FEW),
+            window.has_room_for_run(LATE_MS + 10),
             "no more will come soon"
         );
     }

@@ -32,6 +32,8 @@ const ANSWER_WITHIN_US: u64 = 4_000_000;
 /// A stage ends when nothing has moved for so long.
 const STALL_US: u64 = 10_000_000;
 const LEAVE_STALL_US: u64 = 5_000_000;
+/// The same where messages are lost on purpose: until Timer F (RFC 3261 17.1.2.2) has ended what is repeated.
+const LOSSY_LEAVE_STALL_US: u64 = 33_000_000;
 const SECOND_US: u64 = 1_000_000;
 /// The crews are looked at so often.
 const GLANCE_US: u64 = 10_000;
@@ -283,6 +285,11 @@ impl<'a> Conductor<'a> {
         }
         let leavers = self.board.sum(|crew| &crew.leavers);
         self.progress.begin("leaving", leavers);
+        let stall_us = if self.plan.loss > 0.0 {
+            LOSSY_LEAVE_STALL_US
+        } else {
+            LEAVE_STALL_US
+        };
         let mut moved = (self.now_us(), (0, 0));
         loop {
             let left = self.board.sum(|crew| &crew.left);
@@ -294,7 +301,7 @@ impl<'a> Conductor<'a> {
             let now = self.now_us();
             if (left, open) != moved.1 {
                 moved = (now, (left, open));
-            } else if now - moved.0 >= LEAVE_STALL_US {
+            } else if now - moved.0 >= stall_us {
                 break;
             }
             self.glance(u64::MAX)?;

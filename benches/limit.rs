@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use fanfare::io::sockets::bind_shards;
 use fanfare::io::{Engine, Kind, pin};
-use fanfare::wire::{Batch, Flow, Transport};
+use fanfare::wire::{Batch, Flow};
 use hdrhistogram::Histogram;
 
 const OUT: usize = 800;
@@ -72,15 +72,6 @@ fn main() {
     );
 }
 
-fn flow(peer: SocketAddr, local: u16) -> Flow {
-    Flow {
-        transport: Transport::Udp,
-        local,
-        peer,
-        connection: 0,
-    }
-}
-
 fn open(kind: Kind, sockets: usize, gso: bool) -> (Engine, Vec<SocketAddr>) {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let sockets: Vec<_> = (0..sockets)
@@ -113,7 +104,7 @@ fn answer(mut engine: Engine, stop: &AtomicBool) {
         let mut next = Batch::new(8192);
         engine
             .turn(&mut batch, TICK, &mut |arrived| {
-                if let Some(slot) = next.next(flow(arrived.peer, arrived.socket)) {
+                if let Some(slot) = next.next(Flow::udp(arrived.socket, arrived.peer)) {
                     slot.bytes.resize(BACK, b'b');
                 }
             })
@@ -144,7 +135,9 @@ fn windowed(kind: Kind, peers: usize, gso: bool, last: Duration) -> (u64, Durati
         while start.elapsed() < last {
             while outstanding < WINDOW {
                 let target = targets[turns % targets.len()];
-                let slot = batch.next(flow(target, 0)).expect("a batch is a window");
+                let slot = batch
+                    .next(Flow::udp(0, target))
+                    .expect("a batch is a window");
                 slot.bytes.resize(OUT, b'n');
                 outstanding += 1;
                 turns += 1;
@@ -176,24 +169,21 @@ fn send_half(kind: Kind, gso: bool, last: Duration) -> (u64, Duration) {
     let targets: Vec<_> = peers
         .iter()
         .map(|peer| {
-            peer.set_read_timeout(Some(Duration::from_secs(1)))
+            peer.set_read_timeout(Some(Duration::from_secs(60)))
                 .expect("a socket has a timeout");
             peer.local_addr().expect("the socket is bound")
         })
         .collect();
+    let (begin, begun) = mpsc::sync_channel(1);
     let (tell, told) = mpsc::sync_channel(1);
     let taker = thread::spawn(move || {
         pin_to(1);
         let mut bytes = [0; OUT];
-        loop {
+        while begun.recv().is_ok() {
             for peer in peers.iter().flat_map(|peer| [peer; EACH]) {
-                if peer.recv(&mut bytes).is_err() {
-                    return;
-                }
+                peer.recv(&mut bytes).expect("nothing is lost");
             }
-            if tell.send(()).is_err() {
-                return;
-            }
+            tell.send(()).expect("the engine's thread listens");
         }
     });
     let ours = thread::spawn(move || {
@@ -204,13 +194,16 @@ fn send_half(kind: Kind, gso: bool, last: Duration) -> (u64, Duration) {
         while start.elapsed() < last {
             for number in 0..HOPS * EACH {
                 let target = targets[number % HOPS];
-                let slot = batch.next(flow(target, 0)).expect("a batch holds a round");
+                let slot = batch
+                    .next(Flow::udp(0, target))
+                    .expect("a batch holds a round");
                 slot.bytes.resize(OUT, b'n');
             }
             let turn = engine.turn(&mut batch, Duration::ZERO, &mut |_| {});
             sent += u64::from(turn.expect("the engine works").sent);
             batch.clear();
-            told.recv().expect("nothing is lost");
+            begin.send(()).expect("the taker waits");
+            told.recv().expect("the taker took it all");
         }
         (sent, cpu() - before)
     });

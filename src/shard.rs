@@ -16,7 +16,7 @@ use crate::io::{Engine, Turn, Waker, may_pass};
 use crate::log::Seldom;
 use crate::notifier::names::{Location, Target};
 use crate::notifier::{self, Effect, Notifier, Outbox};
-use crate::wire::{Batch, Flow, Transport};
+use crate::wire::{Batch, Flow};
 
 /// Messages that may wait for a shard.
 pub const INBOX: usize = 16_384;
@@ -221,12 +221,7 @@ impl Shard {
         let turn = self.engine.turn(&mut self.sending, wait, &mut |received| {
             let now_ms = woke_ms.get().unwrap_or_else(|| millis(start));
             woke_ms.set(Some(now_ms));
-            let flow = Flow {
-                transport: Transport::Udp,
-                local: received.socket,
-                peer: received.peer,
-                connection: 0,
-            };
+            let flow = Flow::udp(received.socket, received.peer);
             notifier.receive(now_ms, flow, received.bytes, out);
         })?;
         self.count(&turn);

@@ -36,6 +36,18 @@ pub struct Flow {
     pub connection: u64,
 }
 
+impl Flow {
+    /// Datagrams between a listening address and a peer.
+    pub fn udp(local: u16, peer: SocketAddr) -> Flow {
+        Flow {
+            transport: Transport::Udp,
+            local,
+            peer,
+            connection: 0,
+        }
+    }
+}
+
 /// One message to be sent.
 #[derive(Debug, Clone)]
 pub struct Datagram {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use fanfare::io::sockets::bind_shards;
 use fanfare::io::{Engine, Kind, RECEIVED_PER_TURN, Received, Turn, Waker};
-use fanfare::wire::{Batch, Flow, Transport};
+use fanfare::wire::{Batch, Flow};
 
 const WAYS: [Kind; 2] = [Kind::Uring, Kind::Mmsg];
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -59,17 +59,8 @@ fn peer(address: &str) -> (UdpSocket, SocketAddr) {
     (socket, address)
 }
 
-fn flow(peer: SocketAddr) -> Flow {
-    Flow {
-        transport: Transport::Udp,
-        local: 0,
-        peer,
-        connection: 0,
-    }
-}
-
 fn put(batch: &mut Batch, peer: SocketAddr, bytes: &[u8]) {
-    let datagram = batch.next(flow(peer)).expect("the batch has room");
+    let datagram = batch.next(Flow::udp(0, peer)).expect("the batch has room");
     datagram.bytes.extend_from_slice(bytes);
 }
 
@@ -198,6 +189,28 @@ fn runs_of_equal_datagrams_arrive_as_datagrams_in_their_order() {
                     assert!(bytes[4..].iter().all(|&byte| byte == number as u8));
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn single_datagrams_between_runs_arrive_whole() {
+    for kind in WAYS {
+        let mut node = node(kind, V4, true);
+        let (socket, address) = peer(V4);
+        let mut batch = Batch::new(8);
+        // In the order of sending: a run, one alone, a run, one alone.
+        let lens = [100, 100, 200, 300, 300, 300, 400];
+        for (number, len) in lens.into_iter().enumerate() {
+            put(&mut batch, address, &vec![number as u8; len]);
+        }
+        let turn = node
+            .engine
+            .turn(&mut batch, Duration::ZERO, &mut |_| {})
+            .unwrap();
+        assert_eq!((turn.sent, turn.gso_runs), (7, 2), "{kind}");
+        for (number, len) in lens.into_iter().enumerate() {
+            assert_eq!(take(&socket), vec![number as u8; len], "{kind}");
         }
     }
 }
@@ -460,8 +473,7 @@ fn several_sockets_keep_their_numbers_both_ways() {
         let mut batch = Batch::new(30);
         for round in 0..10u8 {
             for (local, (_, peer)) in peers.iter().enumerate() {
-                let mut flow = flow(*peer);
-                flow.local = local as u16;
+                let flow = Flow::udp(local as u16, *peer);
                 batch.next(flow).unwrap().bytes.extend([round, local as u8]);
             }
         }

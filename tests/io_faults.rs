@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use fanfare::io::sockets::bind_shards;
 use fanfare::io::{Engine, Kind, Turn, may_pass};
-use fanfare::wire::{Batch, Flow, Transport};
+use fanfare::wire::{Batch, Flow};
 
 const WAYS: [Kind; 2] = [Kind::Uring, Kind::Mmsg];
 const INSIDE: &str = "FANFARE_TEST_NAMESPACE";
@@ -63,12 +63,7 @@ fn peer() -> UdpSocket {
 }
 
 fn put(batch: &mut Batch, peer: SocketAddr, bytes: &[u8]) {
-    let flow = Flow {
-        transport: Transport::Udp,
-        local: 0,
-        peer,
-        connection: 0,
-    };
+    let flow = Flow::udp(0, peer);
     let datagram = batch.next(flow).expect("the batch has room");
     datagram.bytes.extend_from_slice(bytes);
 }

@@ -11,7 +11,7 @@ use fanfare::info::View;
 use fanfare::notifier::handle::{HandleKey, Tag};
 use fanfare::notifier::settings::Settings;
 use fanfare::notifier::{Notifier, Outbox};
-use fanfare::wire::{Datagram, Flow, Transport};
+use fanfare::wire::{Datagram, Flow};
 
 use super::cluster;
 
@@ -50,12 +50,7 @@ impl Shape {
     }
 
     fn flow(self, number: usize) -> Flow {
-        Flow {
-            transport: Transport::Udp,
-            local: 0,
-            peer: (self.address(number), 5060).into(),
-            connection: 0,
-        }
+        Flow::udp(0, (self.address(number), 5060).into())
     }
 }
 

@@ -278,12 +278,7 @@ mod tests {
     fn batch(datagrams: &[(u16, &str, usize)]) -> Batch {
         let mut batch = Batch::new(datagrams.len());
         for &(local, peer, len) in datagrams {
-            let flow = Flow {
-                transport: Transport::Udp,
-                local,
-                peer: peer.parse().unwrap(),
-                connection: 0,
-            };
+            let flow = Flow::udp(local, peer.parse().unwrap());
             batch.next(flow).unwrap().bytes.resize(len, 0);
         }
         batch

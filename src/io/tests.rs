@@ -7,7 +7,7 @@ use std::thread;
 
 use super::sockets::{bind_shards, set_option};
 use super::*;
-use crate::wire::{Flow, Transport};
+use crate::wire::Flow;
 
 const LOCALHOST: ([u8; 4], u16) = ([127, 0, 0, 1], 0);
 
@@ -21,12 +21,7 @@ fn socket() -> (UdpSocket, SocketAddr) {
 }
 
 fn put(batch: &mut Batch, peer: SocketAddr, bytes: &[u8]) {
-    let flow = Flow {
-        transport: Transport::Udp,
-        local: 0,
-        peer,
-        connection: 0,
-    };
+    let flow = Flow::udp(0, peer);
     batch.next(flow).unwrap().bytes.extend_from_slice(bytes);
 }
 

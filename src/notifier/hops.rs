@@ -177,12 +177,7 @@ mod tests {
     use super::*;
 
     fn flow(port: u16) -> Flow {
-        Flow {
-            transport: Transport::Udp,
-            local: 0,
-            peer: ([127, 0, 0, 1], port).into(),
-            connection: 0,
-        }
+        Flow::udp(0, ([127, 0, 0, 1], port).into())
     }
 
     #[test]

@@ -192,12 +192,7 @@ impl Net {
 
     /// The flow of a datagram from this address.
     pub fn datagram(&self, peer: SocketAddr) -> Flow {
-        Flow {
-            transport: Transport::Udp,
-            local: 0,
-            peer,
-            connection: 0,
-        }
+        Flow::udp(0, peer)
     }
 
     /// A new connection from this address to the node.

@@ -63,6 +63,8 @@ struct Minimal {
     stamp: u64,
     version: u32,
     body: Vec<u8>,
+    /// How many heads say the length of how long a body.
+    laid: (usize, usize),
     /// How much of the lap is done; a change waits until the lap before is over.
     cursor: usize,
     waiting: Option<String>,
@@ -91,6 +93,7 @@ pub fn serve(flags: &Flags) -> io::Result<()> {
         stamp: 0,
         version: 1,
         body: Vec::new(),
+        laid: (0, 0),
         cursor: 0,
         waiting: None,
         outstanding: 0,
@@ -109,9 +112,11 @@ pub fn serve(flags: &Flags) -> io::Result<()> {
             let next = SLOT * u32::try_from(now + 1).expect("a run is short");
             let wait = next.saturating_sub(start.elapsed()).as_millis() as u64 + 1;
             wire.wait_at_most(Duration::from_millis(wait))?;
-            if now > slot && !minimal.body.is_empty() {
+            if now > slot {
                 let slots = period * 1000 / SLOT.as_millis() as u64;
-                allowed += minimal.order.len() * (now - slot) as usize / slots as usize;
+                let due = minimal.order.len() * (now - slot) as usize / slots as usize;
+                // A slot that was missed is made up for, a second is not.
+                allowed = (allowed + due).min(minimal.order.len() / period as usize);
                 slot = now;
                 if minimal.cursor == minimal.order.len() && allowed > 0 {
                     minimal.again();
@@ -372,6 +377,11 @@ impl Minimal {
 
     /// A head prebuilt says how long the body is, and from here on everybody is to have it.
     fn begin_lap(&mut self) {
+        self.cursor = 0;
+        let laid = (self.subscribers.len(), self.body.len());
+        if std::mem::replace(&mut self.laid, laid) == laid {
+            return;
+        }
         let length = format!("Content-Length: {}\r\n\r\n", self.body.len());
         for subscriber in &mut self.subscribers {
             let head = &subscriber.head;
@@ -380,7 +390,6 @@ impl Minimal {
                 subscriber.head = [&head[..kept], length.as_bytes()].concat().into();
             }
         }
-        self.cursor = 0;
     }
 
     fn document<'a>(

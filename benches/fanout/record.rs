@@ -140,6 +140,8 @@ impl Record {
         }
         for comparison in &scenario.comparisons {
             let Some(spread) = comparison.ratio(runs) else {
+                reached = false;
+                let _ = writeln!(text, "| {} | | | **not measured** |", comparison.says);
                 continue;
             };
             let (bound, verdict) = if comparison.most.is_finite() {

@@ -146,7 +146,10 @@ fn figures(
         Measure::Subscribing => f64::from(variant.entities),
         _ => notifies,
     };
-    figures.insert("CPU us", cpu_us / exchanges);
+    // Without exchanges there is no such figure, and what is held against it was not measured.
+    if exchanges > 0.0 {
+        figures.insert("CPU us", cpu_us / exchanges);
+    }
     let mut keep = |name, figure: Option<f64>| figure.map(|figure| figures.insert(name, figure));
     match variant.measure {
         Measure::Changes { .. } | Measure::Storm { .. } => {

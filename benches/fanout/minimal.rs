@@ -20,6 +20,8 @@ const WINDOW_MOST: usize = 2048;
 const ANSWER_MEMORY: usize = 1300;
 /// What is outstanding for so long without any answer is given up: there are no retransmissions.
 const GIVEN_UP: Duration = Duration::from_secs(1);
+/// Periodic NOTIFYs begin when nobody has subscribed for so long: heads are laid out anew for all.
+const SETTLED: Duration = Duration::from_secs(1);
 const SLOT: Duration = Duration::from_millis(10);
 const EXPIRES: u32 = 1800;
 const NOTIFIER: &str = "minimal@1795397236253";
@@ -63,6 +65,8 @@ struct Minimal {
     stamp: u64,
     version: u32,
     body: Vec<u8>,
+    /// When the last one subscribed.
+    joined: Instant,
     /// How many heads say the length of how long a body.
     laid: (usize, usize),
     /// How much of the lap is done; a change waits until the lap before is over.
@@ -93,6 +97,7 @@ pub fn serve(flags: &Flags) -> io::Result<()> {
         stamp: 0,
         version: 1,
         body: Vec::new(),
+        joined: Instant::now(),
         laid: (0, 0),
         cursor: 0,
         waiting: None,
@@ -112,7 +117,8 @@ pub fn serve(flags: &Flags) -> io::Result<()> {
             let next = SLOT * u32::try_from(now + 1).expect("a run is short");
             let wait = next.saturating_sub(start.elapsed()).as_millis() as u64 + 1;
             wire.wait_at_most(Duration::from_millis(wait))?;
-            if now > slot {
+            let joining = minimal.joined.elapsed() < SETTLED;
+            if now > slot && !joining {
                 let slots = period * 1000 / SLOT.as_millis() as u64;
                 let due = minimal.order.len() * (now - slot) as usize / slots as usize;
                 // A slot that was missed is made up for, a second is not.
@@ -318,6 +324,7 @@ impl Minimal {
         });
         self.known.insert(call_id.as_bytes().to_vec(), place);
         self.order.push(place);
+        self.joined = Instant::now();
         self.cursor = self.order.len();
         place
     }

@@ -8,20 +8,23 @@
 //! | room | what it is for | what it must not know |
 //! |---|---|---|
 //! | [`server`] | threads, start and end | SIP |
-//! | [`control`] | the control thread: TCP, compositor, lookups, signals | datagrams |
+//! | [`control`] | the control thread: TCP, compositor, other nodes, lookups, signals | datagrams |
 //! | [`shard`] | one core's turn: joins `io` and `notifier` | SIP, views |
 //! | [`config`] | file and flags to one checked [`config::Config`] | what the settings do |
 //! | [`publish`], [`watch`] | the tools: an agent, a socket and a terminal | the protocol |
 //! | [`session`], [`tool`], [`load`], [`log`] | what drives an agent; what the tools share; this machine's load; log lines | the protocol |
 //! | [`publisher`], [`subscriber`], [`client`] | the other side: publication and subscription as pure cores | sockets, clocks |
 //! | [`notifier`] | one shard of subscriptions (RFC 6665) | sockets, threads, clocks |
+//! | [`cluster`] | how nodes share what their compositors know | SIP, subscribers |
 //! | [`compositor`] | publications, leases, entity-tags to views (RFC 3903) | subscribers |
 //! | [`info`] | servers, views, changes, filters, documents | who reads them |
 //! | [`io`] | io_uring, sendmmsg, sockets, steering; the only unsafe code | SIP |
 //! | [`sip`] | bytes to meaning and back (RFC 3261) | sockets, time, subscriptions |
+//! | [`rendezvous`] | which of several names answers for a key | what the names are |
 //! | [`wire`] | flows and datagrams, which `io` and `notifier` both speak of | everything else |
 
 pub mod client;
+pub mod cluster;
 pub mod compositor;
 pub mod config;
 pub mod control;
@@ -34,6 +37,7 @@ pub mod log;
 pub mod notifier;
 pub mod publish;
 pub mod publisher;
+pub mod rendezvous;
 pub mod server;
 pub mod session;
 pub mod shard;

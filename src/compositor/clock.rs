@@ -21,7 +21,14 @@ impl Clock {
         }
     }
 
-    /// A stamp greater than all before it, even if the time of day went back.
+    /// Sees a stamp of another node: those given from now on are greater.
+    pub(super) fn observe(&mut self, stamp: &Stamp) {
+        if (stamp.ms, stamp.counter) > (self.ms, self.counter) {
+            (self.ms, self.counter) = (stamp.ms, stamp.counter);
+        }
+    }
+
+    /// A stamp greater than all before it, given or seen, even if the time of day went back.
     pub(super) fn stamp(&mut self, unix_ms: u64) -> Stamp {
         if unix_ms > self.ms {
             (self.ms, self.counter) = (unix_ms, 0);
@@ -52,6 +59,16 @@ mod tests {
             .collect();
         assert!(stamps.is_sorted_by(|one, other| one < other), "{stamps:?}");
         assert_eq!(stamps[6].to_string(), "10.0.n1");
+    }
+
+    #[test]
+    fn what_was_seen_comes_before_what_is_said() {
+        let mut clock = Clock::new("a".into());
+        for seen in ["7.3.z", "7.1.z", "5.9.z"] {
+            clock.observe(&seen.parse().unwrap());
+        }
+        assert_eq!(clock.stamp(6).to_string(), "7.4.a");
+        assert_eq!(clock.stamp(8).to_string(), "8.0.a");
     }
 
     #[test]

@@ -1,25 +1,38 @@
-//! The event state compositor of RFC 3903: publications, their leases and entity-tags, and the views made of them.
-//! Knows no clock, no socket, no thread and no subscriber.
+//! The event state compositor of RFC 3903: publications, their leases and entity-tags, the views made of them, and how what
+//! other nodes know is merged. Knows no clock, no socket, no thread, no subscriber, and no way to other nodes.
 
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::Hasher;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use siphasher::sip::SipHasher13;
 
-use crate::info::{MAX_SERVERS, View};
+use crate::counters::counters;
+use crate::info::{Entry, MAX_SERVERS, Server, View};
+use crate::rendezvous::rendezvous;
 use crate::sip::request::Request;
 use crate::sip::scan::{Name, scan};
 
 mod clock;
 mod publish;
+mod record;
 mod table;
 mod tag;
 
 use clock::Clock;
-use publish::domain_of;
-use table::{Keep, Table};
+use publish::{Change, Refusal, Wait, domain_of};
+use table::{Keep, Merged, Table, Word};
 use tag::Tags;
+
+pub use publish::Kind;
+pub use record::{Lease, MAX_RECORD_BYTES, Record, RecordError};
+
+/// A stamp further ahead of the time of day than this is of a clock gone wrong, and waits until it is due
+/// (event-package.md, `updated`).
+const AHEAD_MS: u64 = 10_000;
+/// Nodes that were alive once, and are remembered as dead.
+const DEAD_MOST: usize = 1_024;
 
 /// What time it is: the monotonic clock for leases, the time of day for stamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,46 +77,97 @@ impl CompositorConfig {
     }
 }
 
-/// What became of the PUBLISH requests, and of the leases.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
+counters! {
     /// Publications without an entity-tag.
-    pub initial: u64,
+    initial,
     /// Publications with an entity-tag and a body that says something new.
-    pub modified: u64,
+    modified,
     /// Publications that only prolonged a lease.
-    pub refreshed: u64,
-    pub removed: u64,
+    refreshed,
+    removed,
     /// Requests repeated, and answered as before.
-    pub repeated: u64,
+    repeated,
     /// Initial publications of an id whose lease was another's.
-    pub taken_over: u64,
+    taken_over,
     /// Leases that ran out.
-    pub lapsed: u64,
+    lapsed,
     /// Servers deleted long after their lease ran out.
-    pub forgotten: u64,
+    forgotten,
     /// 400: malformed, or the body is.
-    pub malformed: u64,
+    malformed,
     /// 403: taken over too often.
-    pub contested: u64,
+    contested,
     /// 404.
-    pub unknown_domain: u64,
+    unknown_domain,
     /// 412.
-    pub tag_mismatch: u64,
+    tag_mismatch,
     /// 413.
-    pub too_large: u64,
+    too_large,
     /// 415.
-    pub unsupported: u64,
+    unsupported,
     /// 416.
-    pub uri_scheme: u64,
+    uri_scheme,
     /// 423.
-    pub too_brief: u64,
+    too_brief,
     /// 489.
-    pub bad_event: u64,
+    bad_event,
     /// 503: the table is full.
-    pub full: u64,
+    full,
+    /// 503: the cluster could not be told.
+    unkept,
     /// What could not be answered at all.
-    pub unanswerable: u64,
+    unanswerable,
+    /// Records of other nodes that told something new.
+    merged,
+    /// Records of domains that are not served here.
+    foreign,
+    /// Records with a stamp far ahead of the time of day, which wait until it is due.
+    early,
+    /// Records dropped because the table, or the room for early ones, is full.
+    merge_overflows,
+    /// Leases held here that another node thought had ended.
+    reasserted,
+}
+
+/// What became of a PUBLISH so far.
+#[derive(Debug)]
+pub enum Verdict {
+    /// Answered for good.
+    Answered,
+    /// Granted if the other nodes can be told: see [`Compositor::commit`] and [`Compositor::decline`]. The response is what
+    /// is answered then.
+    Granted(Grant),
+    /// Its entity-tag is of a lease that this node has not heard of: the node that gave it may tell, of the server at this
+    /// place (domain and id).
+    Unheard {
+        node: Arc<str>,
+        place: (Arc<str>, Arc<str>),
+    },
+    /// An earlier one for the same server is neither committed nor declined.
+    Busy,
+}
+
+/// A publication that has not taken effect yet.
+#[derive(Debug)]
+pub struct Grant {
+    kind: Kind,
+    change: Change,
+}
+
+impl Grant {
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What other nodes are to be told.
+    pub fn record(&self) -> &Record {
+        &self.change.record
+    }
+
+    /// The lease given, in seconds.
+    pub fn expires_s(&self) -> u32 {
+        self.change.answer.expires_s
+    }
 }
 
 /// Takes publications, keeps leases, and says what the cluster looks like.
@@ -116,6 +180,23 @@ pub struct Compositor {
     clock: Clock,
     tags: Tags,
     key: [u8; 16],
+    /// Granted, and neither committed nor declined.
+    pending: Vec<(usize, Arc<str>)>,
+    /// The nodes that are alive, this one among them; none where there is no cluster.
+    live: Vec<Arc<str>>,
+    /// Nodes that were alive, and are not.
+    dead: BTreeSet<Arc<str>>,
+    /// What other nodes are to be told, by table and id.
+    untold: BTreeSet<(usize, Arc<str>)>,
+    /// What this node is to keep for others because nobody else alive has said it, and what it need no longer.
+    orphans: BTreeSet<(usize, Arc<str>)>,
+    released: BTreeSet<(usize, Arc<str>)>,
+    /// Nodes that are to hear that they are taken for dead.
+    accused: BTreeSet<(usize, Arc<str>)>,
+    /// Records that wait until the time of day comes near their stamps.
+    early: BTreeMap<(usize, Arc<str>), Record>,
+    /// When the first of them is due, monotonic.
+    early_due_ms: Option<u64>,
     counters: Counters,
 }
 
@@ -125,6 +206,7 @@ impl Compositor {
         let notifier: Arc<str> = format!("{}@{}", config.node, now.unix_ms).into();
         let seconds = |seconds: u32| u64::from(seconds) * 1000;
         let keep = Keep {
+            lease_ms: seconds(config.max_expires_s),
             forget_after_ms: seconds(config.forget_after_s),
             tombstones_ms: seconds(config.tombstones_s),
             max_servers: config.max_servers,
@@ -146,22 +228,54 @@ impl Compositor {
             tags: Tags::new(key),
             config,
             key,
+            pending: Vec::new(),
+            live: Vec::new(),
+            dead: BTreeSet::new(),
+            untold: BTreeSet::new(),
+            orphans: BTreeSet::new(),
+            released: BTreeSet::new(),
+            accused: BTreeSet::new(),
+            early: BTreeMap::new(),
+            early_due_ms: None,
             counters: Counters::default(),
         }
     }
 
     /// Answers a PUBLISH whose general checks (Via, From, CSeq, Require ...) the notifier has made: appends the
-    /// response, or nothing where the bytes are no request. `source` is where the request came from.
+    /// response, or nothing where the bytes are no request. `source` is where the request came from. What it says takes
+    /// effect at once, whether other nodes hear of it or not.
     pub fn publish(&mut self, now: Now, source: SocketAddr, bytes: &[u8], response: &mut Vec<u8>) {
+        match self.consider(now, source, bytes, response) {
+            Verdict::Answered | Verdict::Busy => {}
+            Verdict::Granted(grant) => self.commit(now, grant),
+            Verdict::Unheard { .. } => {
+                self.answer(source, bytes, Err(Refusal::TagMismatch), response)
+            }
+        }
+    }
+
+    /// The same, but what it says takes effect with [`Compositor::commit`] only; nothing is appended where the PUBLISH has
+    /// to wait.
+    pub fn consider(
+        &mut self,
+        now: Now,
+        source: SocketAddr,
+        bytes: &[u8],
+        response: &mut Vec<u8>,
+    ) -> Verdict {
         self.tick(now);
         let Ok(message) = scan(bytes) else {
             self.counters.unanswerable += 1;
-            return;
+            return Verdict::Answered;
         };
         let (transaction, outcome) = match Request::parse(&message) {
             Ok(request) => {
                 let transaction = self.transaction(&request);
-                (transaction, self.judge(now, request, transaction))
+                match self.judge(now, request, transaction) {
+                    Ok(outcome) => (transaction, outcome),
+                    Err(Wait::Unheard { node, place }) => return Verdict::Unheard { node, place },
+                    Err(Wait::Busy) => return Verdict::Busy,
+                }
             }
             Err(malformed) => (self.hash([bytes]), Err(malformed.into())),
         };
@@ -169,23 +283,364 @@ impl Compositor {
         if publish::write(&message, source, transaction, &outcome, response).is_err() {
             self.counters.unanswerable += 1;
         }
+        let Ok(granted) = outcome else {
+            return Verdict::Answered;
+        };
+        let Some(change) = granted.change else {
+            return Verdict::Answered;
+        };
+        let kind = granted.kind;
+        self.pending
+            .push((change.place, Arc::clone(change.record.id())));
+        Verdict::Granted(Grant { kind, change })
+    }
+
+    /// Lets a publication take effect: its answer may go out once the view is with the subscribers.
+    pub fn commit(&mut self, now: Now, grant: Grant) {
+        let Change {
+            place,
+            record,
+            answer,
+        } = grant.change;
+        self.settle(place, record.id());
+        let table = &mut self.tables[place];
+        table.merge(&record, now, Word::Own);
+        if grant.kind == (Kind::Initial { is_take_over: true }) {
+            table.take_over(record.id(), now.mono_ms);
+        }
+        table.keep_answer(record.id(), answer);
+        // It may have been released to another node's word meanwhile.
+        self.released.remove(&(place, Arc::clone(record.id())));
+    }
+
+    /// Takes a publication back whose record could not be kept: 503, in place of the response that it would have had.
+    pub fn decline(
+        &mut self,
+        grant: Grant,
+        source: SocketAddr,
+        bytes: &[u8],
+        response: &mut Vec<u8>,
+    ) {
+        self.settle(grant.change.place, grant.change.record.id());
+        self.answer(source, bytes, Err(Refusal::Unkept), response);
+    }
+
+    /// Answers a PUBLISH that waited in vain for a record of its lease: 412.
+    pub fn mismatch(&mut self, source: SocketAddr, bytes: &[u8], response: &mut Vec<u8>) {
+        self.answer(source, bytes, Err(Refusal::TagMismatch), response);
+    }
+
+    fn settle(&mut self, place: usize, id: &str) {
+        self.pending
+            .retain(|(at, pending)| *at != place || **pending != *id);
+    }
+
+    fn answer(
+        &mut self,
+        source: SocketAddr,
+        bytes: &[u8],
+        outcome: publish::Outcome,
+        response: &mut Vec<u8>,
+    ) {
+        self.count(&outcome);
+        let tag = self.hash([bytes]);
+        let written = scan(bytes)
+            .ok()
+            .and_then(|message| publish::write(&message, source, tag, &outcome, response).ok());
+        if written.is_none() {
+            self.counters.unanswerable += 1;
+        }
+    }
+
+    /// Takes what another node knows; whether it was anything new.
+    pub fn merge(&mut self, now: Now, record: Record) -> bool {
+        let is_its = |table: &Table| table.view().domain == record.domain;
+        let Some(place) = self.tables.iter().position(is_its) else {
+            self.counters.foreign += 1;
+            return false;
+        };
+        if record.stamp().ms > now.unix_ms + AHEAD_MS {
+            self.put_off(now, place, record);
+            return false;
+        }
+        self.clock.observe(record.stamp());
+        let key = (place, Arc::clone(record.id()));
+        let table = &mut self.tables[place];
+        // A node that holds a lease knows better than one that thinks it ended, and says so with a newer stamp than the end's.
+        if table.contradicts(&record, &self.config.node) {
+            table.reassert(record.id(), &self.clock.stamp(now.unix_ms));
+            self.untold.insert(key);
+            self.counters.reasserted += 1;
+            return true;
+        }
+        match table.merge(&record, now, Word::Others) {
+            Merged::Known => return false,
+            Merged::Taken => self.counters.merged += 1,
+            Merged::Full => {
+                self.counters.merge_overflows += 1;
+                return false;
+            }
+        }
+        let known = table.record(record.id());
+        let author = known.as_ref().map_or(record.author(), Record::author);
+        if *author == self.config.node || self.dead.contains(author) {
+            self.orphans.insert(key);
+        } else {
+            self.orphans.remove(&key);
+            self.released.insert(key);
+        }
+        true
+    }
+
+    fn put_off(&mut self, now: Now, place: usize, record: Record) {
+        self.counters.early += 1;
+        let due_ms = early_due_ms(now, &record);
+        self.early_due_ms = Some(self.early_due_ms.map_or(due_ms, |first| first.min(due_ms)));
+        let has_room = self.early.len() < self.config.max_servers;
+        match self.early.get_mut(&(place, Arc::clone(record.id()))) {
+            Some(waiting) => drop(waiting.join(&record)),
+            None if has_room => {
+                self.early.insert((place, Arc::clone(record.id())), record);
+            }
+            None => self.counters.merge_overflows += 1,
+        }
+    }
+
+    /// Says which nodes of the cluster are alive, this one among them. A node's own entry ends with it; what it said of others
+    /// each of the living keeps for it.
+    pub fn set_live(&mut self, now: Now, live: Vec<Arc<str>>) {
+        let former = std::mem::replace(&mut self.live, live);
+        let gone: Vec<Arc<str>> = former
+            .iter()
+            .filter(|node| !self.live.contains(node))
+            .cloned()
+            .collect();
+        for node in &self.live {
+            self.dead.remove(node);
+        }
+        for place in 0..self.tables.len() {
+            for node in &gone {
+                self.end_node(place, node, now);
+            }
+            let table = &self.tables[place];
+            let left = table.authored().filter(|(_, author)| gone.contains(author));
+            self.orphans
+                .extend(left.map(|(id, _)| (place, Arc::clone(id))));
+            // Back, it hears what was said of it.
+            let back = self.live.iter().filter(|node| !former.contains(node));
+            let accused = back.filter(|node| table.has_lapsed(node));
+            self.accused
+                .extend(accused.map(|node| (place, Arc::clone(node))));
+        }
+        self.dead.extend(gone);
+        while self.dead.len() > DEAD_MOST {
+            self.dead.pop_first();
+        }
+    }
+
+    /// Ends the entries of nodes that are not alive, and were not when they were last heard of. To be called now and then.
+    pub fn check_nodes(&mut self, now: Now) {
+        for place in 0..self.tables.len() {
+            for node in self.tables[place].entries_of_the_dead(&self.live, now) {
+                self.end_node(place, &node, now);
+            }
+        }
+    }
+
+    fn end_node(&mut self, place: usize, node: &Arc<str>, now: Now) {
+        if self.tables[place].end_lease_of(node, now, &mut self.clock) {
+            self.counters.lapsed += 1;
+            // A node that was not dead hears it even where nobody else thinks so.
+            self.accused.insert((place, Arc::clone(node)));
+            if self.speaks_for(place, node) {
+                self.untold.insert((place, Arc::clone(node)));
+            }
+        }
+    }
+
+    /// Whether it is for this node to tell what nobody alive has said.
+    fn speaks_for(&self, place: usize, id: &str) -> bool {
+        let domain = &self.tables[place].view().domain;
+        rendezvous(&self.live, &[&**domain, id]) == Some(&self.config.node)
+    }
+
+    /// Shows an entry of this node's own in every domain, under a lease that ends with this node; to be renewed well within
+    /// [`CompositorConfig::max_expires_s`].
+    pub fn announce(&mut self, now: Now, server: &Server) {
+        for place in 0..self.tables.len() {
+            let [updated, granted] = [(); 2].map(|()| self.clock.stamp(now.unix_ms));
+            let table = &mut self.tables[place];
+            let says_so = table.says(server);
+            let said = match table.said(&server.id).filter(|_| says_so) {
+                Some(said) => Arc::clone(said),
+                None => Arc::new(Entry {
+                    server: Server {
+                        updated,
+                        ..server.clone()
+                    },
+                    deleted: false,
+                }),
+            };
+            let record = Record {
+                domain: Arc::clone(&table.view().domain),
+                said,
+                lease: Some(Lease {
+                    held: granted.clone(),
+                    granted,
+                    ended: None,
+                    since: table
+                        .lease(&server.id)
+                        .and_then(|lease| lease.since.clone()),
+                    expires_s: self.config.max_expires_s,
+                }),
+            };
+            table.merge(&record, now, Word::Own);
+            self.untold.insert((place, Arc::clone(record.id())));
+        }
+    }
+
+    /// Whether every domain shows all that `server` says.
+    pub fn shows(&self, server: &Server) -> bool {
+        self.tables.iter().all(|table| table.says(server))
+    }
+
+    /// Says of every domain whether what is not named in it may merely be unknown.
+    pub fn set_stale(&mut self, stale: bool) {
+        for table in &mut self.tables {
+            table.set_stale(stale);
+        }
+    }
+
+    /// What other nodes are to be told since the last call, beside what was granted.
+    pub fn take_untold(&mut self) -> Vec<Record> {
+        let untold = std::mem::take(&mut self.untold);
+        let record = |(place, id): (usize, Arc<str>)| self.tables[place].record(&id);
+        untold.into_iter().filter_map(record).collect()
+    }
+
+    /// What is known of one server.
+    pub fn record(&self, (domain, id): &(Arc<str>, Arc<str>)) -> Option<Record> {
+        let table = self
+            .tables
+            .iter()
+            .find(|table| table.view().domain == *domain);
+        table?.record(id)
+    }
+
+    /// All that is known of the servers after this one, in a fixed order.
+    pub fn records_after(&self, after: Option<&(Arc<str>, Arc<str>)>) -> VecDeque<Record> {
+        let first = after.map_or(0, |(domain, _)| {
+            let is_its = |table: &Table| table.view().domain == *domain;
+            self.tables.iter().position(is_its).unwrap_or_default()
+        });
+        let records = self
+            .tables
+            .iter()
+            .enumerate()
+            .skip(first)
+            .flat_map(|(place, table)| {
+                let from = after.filter(|_| place == first).map(|(_, id)| id);
+                table.ids_after(from).filter_map(move |id| table.record(id))
+            });
+        records.collect()
+    }
+
+    /// Deletes this node's own entry.
+    pub fn retire(&mut self, now: Now, id: &Arc<str>) {
+        for place in 0..self.tables.len() {
+            let Some(mut record) = self.tables[place].record(id) else {
+                continue;
+            };
+            let said = Arc::make_mut(&mut record.said);
+            said.server.updated = self.clock.stamp(now.unix_ms);
+            said.deleted = true;
+            self.tables[place].merge(&record, now, Word::Own);
+            self.untold.insert((place, Arc::clone(id)));
+        }
+    }
+
+    /// What this node is from now on to keep for others, since the last call.
+    pub fn take_orphans(&mut self) -> Vec<Record> {
+        let orphans = std::mem::take(&mut self.orphans);
+        let record = |(place, id): (usize, Arc<str>)| self.tables[place].record(&id);
+        orphans.into_iter().filter_map(record).collect()
+    }
+
+    /// Makes all that this node has to keep for others due again: what it said itself, and what the dead did.
+    pub fn keep_again(&mut self) {
+        for (place, table) in self.tables.iter().enumerate() {
+            let is_ours =
+                |author: &Arc<str>| *author == self.config.node || self.dead.contains(author);
+            let ours = table.authored().filter(|(_, author)| is_ours(author));
+            self.orphans
+                .extend(ours.map(|(id, _)| (place, Arc::clone(id))));
+        }
+    }
+
+    /// What this node need no longer keep for others: another one alive knows better, or nobody remembers it.
+    pub fn take_released(&mut self) -> Vec<(Arc<str>, Arc<str>)> {
+        let released = std::mem::take(&mut self.released);
+        let mut places: Vec<_> = released
+            .into_iter()
+            .map(|(place, id)| (Arc::clone(&self.tables[place].view().domain), id))
+            .collect();
+        for table in &mut self.tables {
+            let domain = Arc::clone(&table.view().domain);
+            let ids = table.take_dropped();
+            places.extend(ids.into_iter().map(|id| (Arc::clone(&domain), id)));
+        }
+        places
+    }
+
+    /// Nodes that are to hear that they are taken for dead, with what is known of them.
+    pub fn take_accused(&mut self) -> Vec<Record> {
+        let accused = std::mem::take(&mut self.accused);
+        let record = |(place, node): (usize, Arc<str>)| self.tables[place].record(&node);
+        accused.into_iter().filter_map(record).collect()
     }
 
     /// Lets leases run out. To be called at [`Compositor::next_deadline`]; earlier or later does no harm.
     pub fn tick(&mut self, now: Now) {
-        for table in &mut self.tables {
-            table.tick(
-                now.mono_ms,
-                now.unix_ms,
-                &mut self.clock,
-                &mut self.counters,
-            );
+        for place in 0..self.tables.len() {
+            let mut lapsed = Vec::new();
+            let table = &mut self.tables[place];
+            table.tick(now, &mut self.clock, &mut self.counters, |id, holder| {
+                lapsed.push((Arc::clone(id), Arc::clone(holder)));
+            });
+            for (id, holder) in lapsed {
+                // A holder that lives is told, too: it knows better if it says nothing.
+                if self.live.contains(&holder) || self.speaks_for(place, &id) {
+                    self.untold.insert((place, id));
+                }
+            }
+        }
+        if self.live.is_empty() {
+            self.untold.clear();
+            drop(self.take_released());
+        }
+        if self
+            .early_due_ms
+            .is_some_and(|due_ms| due_ms <= now.mono_ms)
+        {
+            let early = std::mem::take(&mut self.early);
+            self.early_due_ms = None;
+            for ((place, _), record) in early {
+                match early_due_ms(now, &record) {
+                    due_ms if due_ms <= now.mono_ms => drop(self.merge(now, record)),
+                    due_ms => {
+                        let first = self.early_due_ms.unwrap_or(due_ms);
+                        self.early_due_ms = Some(first.min(due_ms));
+                        self.early.insert((place, Arc::clone(record.id())), record);
+                    }
+                }
+            }
         }
     }
 
     /// When `tick` has something to do next, in monotonic ms.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.tables.iter().filter_map(Table::next_deadline).min()
+        let leases = self.tables.iter().filter_map(Table::next_deadline);
+        leases.chain(self.early_due_ms).min()
     }
 
     /// The current view of each domain, in the order of the configuration.
@@ -222,4 +677,9 @@ impl Compositor {
         }
         hasher.finish()
     }
+}
+
+/// When the stamps of a record are near enough, in monotonic ms.
+fn early_due_ms(now: Now, record: &Record) -> u64 {
+    now.mono_ms + record.stamp().ms.saturating_sub(now.unix_ms + AHEAD_MS)
 }

@@ -1,10 +1,12 @@
 //! One PUBLISH: the steps of RFC 3903 6, in their order, and the response. Knows no lease's end.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
+use super::record::{Lease, MAX_RECORD_BYTES, Record};
 use super::table::Answer;
 use super::{Compositor, Now};
-use crate::info::{self, DocumentError, Format, Server};
+use crate::info::{self, DocumentError, Entry, Format, Server};
 use crate::sip::EVENT_PACKAGE;
 use crate::sip::header::MediaRange;
 use crate::sip::request::{Malformed, Request};
@@ -16,18 +18,31 @@ use crate::sip::write::{Responder, Response, Unanswerable};
 const WARN_AGENT: &str = "fanfare";
 /// When a publisher that found the table full may come again, in seconds (RFC 3903 9).
 const FULL_RETRY_AFTER_S: u64 = 60;
+/// The same while what keeps publications is away, in seconds: they are retried until it is back.
+const UNKEPT_RETRY_AFTER_S: u64 = 2;
 const ACCEPT: &str = "application/serverinfo+xml, application/serverinfo+json";
 
-/// What a publisher was given.
+/// What a publisher is given.
 #[derive(Debug)]
 pub(super) struct Granted {
-    kind: Kind,
+    pub(super) kind: Kind,
     tag: String,
     expires_s: u32,
+    /// What is then known of the server; `None`: what is known already.
+    pub(super) change: Option<Change>,
 }
 
-#[derive(Debug, Clone, Copy)]
-enum Kind {
+/// What a publication changes once it is granted.
+#[derive(Debug)]
+pub(super) struct Change {
+    pub(super) place: usize,
+    pub(super) record: Record,
+    pub(super) answer: Answer,
+}
+
+/// What a PUBLISH does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
     Initial { is_take_over: bool },
     Modified,
     Refreshed,
@@ -43,12 +58,20 @@ pub(super) enum Refusal {
     UnknownDomain,
     BadEvent,
     TagMismatch,
-    TooBrief { min_expires_s: u32 },
+    TooBrief {
+        min_expires_s: u32,
+    },
     MediaType,
     Encoding,
     Body(DocumentError),
     Contested,
+    /// The id is the name of a node of the cluster.
+    NodeName,
     Full,
+    /// Its record is too long for the way to other nodes.
+    TooLong,
+    /// The nodes of the cluster cannot be told now.
+    Unkept,
 }
 
 pub(super) type Outcome = Result<Granted, Refusal>;
@@ -80,6 +103,31 @@ fn canonical(host: Host<'_>) -> String {
     }
 }
 
+/// Why a PUBLISH has no answer yet.
+#[derive(Debug)]
+pub(super) enum Wait {
+    /// The entity-tag is of a lease that this node has not heard of, for this domain and id; its stamp says which node gave
+    /// it.
+    Unheard {
+        node: Arc<str>,
+        place: (Arc<str>, Arc<str>),
+    },
+    /// Another PUBLISH for this server is not done yet.
+    Busy,
+}
+
+/// Why the steps go no further.
+enum Stop {
+    Refused(Refusal),
+    Waits(Wait),
+}
+
+impl From<Refusal> for Stop {
+    fn from(refusal: Refusal) -> Self {
+        Stop::Refused(refusal)
+    }
+}
+
 /// One PUBLISH on its way through the steps.
 struct Call<'m, 'a> {
     now: Now,
@@ -92,20 +140,33 @@ struct Call<'m, 'a> {
 }
 
 impl Compositor {
-    /// The steps of RFC 3903 6, each of which may refuse.
+    /// The steps of RFC 3903 6, each of which may refuse. Nothing is changed yet.
     pub(super) fn judge(
         &mut self,
         now: Now,
         request: Request<'_, '_>,
         transaction: u64,
-    ) -> Outcome {
+    ) -> Result<Outcome, Wait> {
+        match self.steps(now, request, transaction) {
+            Ok(granted) => Ok(Ok(granted)),
+            Err(Stop::Refused(refusal)) => Ok(Err(refusal)),
+            Err(Stop::Waits(wait)) => Err(wait),
+        }
+    }
+
+    fn steps(
+        &mut self,
+        now: Now,
+        request: Request<'_, '_>,
+        transaction: u64,
+    ) -> Result<Granted, Stop> {
         // 1. "The ESC inspects the Request-URI".
         let domain = canonical(request.target.host);
         let place = self.place_of(&domain).ok_or(Refusal::UnknownDomain)?;
         // 2. "The ESC examines the Event header field".
         let is_ours = |package: &[u8]| package == EVENT_PACKAGE.as_bytes();
         if !request.event.is_some_and(|event| is_ours(event.package)) {
-            return Err(Refusal::BadEvent);
+            return Err(Refusal::BadEvent.into());
         }
         let call = Call {
             now,
@@ -128,41 +189,54 @@ impl Compositor {
         }
     }
 
-    fn initial(&mut self, call: &Call<'_, '_>) -> Outcome {
+    fn initial(&mut self, call: &Call<'_, '_>) -> Result<Granted, Stop> {
         let expires_s = self.expires_of(&call.request)?;
         if expires_s == 0 {
-            return Err(Refusal::Request("Expires 0 without entity-tag"));
+            return Err(Refusal::Request("Expires 0 without entity-tag").into());
         }
         // "If the request has no message body and contained no entity-tag, the ESC SHOULD reject the request".
         if call.request.body.is_empty() {
-            return Err(Refusal::Request("no body and no entity-tag"));
+            return Err(Refusal::Request("no body and no entity-tag").into());
         }
         let server = server_of(call)?;
+        self.wait_for(call.place, &server.id)?;
         if let Some(granted) = self.repeated(call, &server.id) {
             return Ok(granted);
         }
-        let table = &mut self.tables[call.place];
-        if !table.has_room_for(&server.id) {
-            return Err(Refusal::Full);
+        // What a node says of itself is its own to say.
+        if self.live.contains(&server.id) {
+            return Err(Refusal::NodeName.into());
+        }
+        let table = &self.tables[call.place];
+        let pending = self.pending.iter().filter(|(at, _)| *at == call.place);
+        if !table.has_room_for(&server.id, pending.count()) {
+            return Err(Refusal::Full.into());
         }
         let is_take_over = table.is_published(&server.id);
-        if is_take_over && !table.take_over(&server.id, call.now.mono_ms) {
-            return Err(Refusal::Contested);
+        if is_take_over && table.is_contested(&server.id, call.now.mono_ms) {
+            return Err(Refusal::Contested.into());
         }
-        Ok(self.store(call, server, expires_s, Kind::Initial { is_take_over }))
+        self.store(call, server, expires_s, Kind::Initial { is_take_over })
     }
 
-    fn republish(&mut self, call: &Call<'_, '_>, tag: &[u8]) -> Outcome {
+    fn republish(&mut self, call: &Call<'_, '_>, tag: &[u8]) -> Result<Granted, Stop> {
         let table = &self.tables[call.place];
         let (id, lease) = self
             .tags
             .read(&table.view().domain, tag)
             .ok_or(Refusal::TagMismatch)?;
+        self.wait_for(call.place, id)?;
         if let Some(granted) = self.repeated(call, id) {
             return Ok(granted);
         }
         if !table.holds(id, &lease) {
-            return Err(Refusal::TagMismatch);
+            return Err(match table.is_unheard(id, &lease) {
+                true => Stop::Waits(Wait::Unheard {
+                    node: lease.node,
+                    place: (Arc::clone(&table.view().domain), id.into()),
+                }),
+                false => Refusal::TagMismatch.into(),
+            });
         }
         let expires_s = self.expires_of(&call.request)?;
         // "If the chosen expiration interval has a special value of "0", the event state identified by the entity-tag
@@ -175,11 +249,23 @@ impl Compositor {
         }
         let server = server_of(call)?;
         if *server.id != *id {
-            return Err(Refusal::Request("server id is not the entity-tag's"));
+            return Err(Refusal::Request("server id is not the entity-tag's").into());
         }
         match self.tables[call.place].says(&server) {
             true => Ok(self.refresh(call, id, expires_s)),
-            false => Ok(self.store(call, server, expires_s, Kind::Modified)),
+            false => self.store(call, server, expires_s, Kind::Modified),
+        }
+    }
+
+    /// One PUBLISH after the other for each server: the next one is judged by what the former left.
+    fn wait_for(&self, place: usize, id: &str) -> Result<(), Stop> {
+        let is_pending = self
+            .pending
+            .iter()
+            .any(|(at, pending)| *at == place && **pending == *id);
+        match is_pending {
+            true => Err(Stop::Waits(Wait::Busy)),
+            false => Ok(()),
         }
     }
 
@@ -200,27 +286,77 @@ impl Compositor {
         mut server: Server,
         expires_s: u32,
         kind: Kind,
-    ) -> Granted {
+    ) -> Result<Granted, Stop> {
         // First what was said, then the lease: so `down` by lease is newer than what it ends.
         server.updated = self.clock.stamp(call.now.unix_ms);
-        let answer = self.new_answer(call, expires_s);
-        let granted = self.granted(call, &server.id, &answer, kind);
-        self.tables[call.place].publish(server, due_ms(call, expires_s), answer);
-        granted
+        let deleted = false;
+        let said = Arc::new(Entry { server, deleted });
+        let granted = self.grant(call, said, expires_s, kind);
+        let too_long = |change: &Change| change.record.to_string().len() > MAX_RECORD_BYTES;
+        match granted.change.as_ref().is_some_and(too_long) {
+            true => Err(Refusal::TooLong.into()),
+            false => Ok(granted),
+        }
     }
 
     fn refresh(&mut self, call: &Call<'_, '_>, id: &str, expires_s: u32) -> Granted {
-        let answer = self.new_answer(call, expires_s);
-        let granted = self.granted(call, id, &answer, Kind::Refreshed);
-        self.tables[call.place].refresh(id, due_ms(call, expires_s), answer);
-        granted
+        let said = self.said(call, id);
+        self.grant(call, said, expires_s, Kind::Refreshed)
     }
 
     fn remove(&mut self, call: &Call<'_, '_>, id: &str) -> Granted {
-        let answer = self.new_answer(call, 0);
-        let granted = self.granted(call, id, &answer, Kind::Removed);
-        self.tables[call.place].remove(id, call.now.mono_ms, answer);
+        let said = self.said(call, id);
+        let mut granted = self.grant(call, said, 0, Kind::Removed);
+        if let Some(change) = &mut granted.change {
+            // The stamp of the deletion is the one in the tag.
+            let said = Arc::make_mut(&mut change.record.said);
+            said.server.updated = change.answer.lease.clone();
+            said.deleted = true;
+        }
         granted
+    }
+
+    /// What a lease is of.
+    fn said(&self, call: &Call<'_, '_>, id: &str) -> Arc<Entry> {
+        let said = self.tables[call.place].said(id);
+        Arc::clone(said.expect("a lease is of something said"))
+    }
+
+    /// Gives a lease for what is said.
+    fn grant(
+        &mut self,
+        call: &Call<'_, '_>,
+        said: Arc<Entry>,
+        expires_s: u32,
+        kind: Kind,
+    ) -> Granted {
+        let answer = Answer {
+            transaction: call.transaction,
+            lease: self.clock.stamp(call.now.unix_ms),
+            expires_s,
+            at_ms: call.now.mono_ms,
+        };
+        let former = self.tables[call.place].lease(&said.server.id);
+        let lease = Lease {
+            granted: answer.lease.clone(),
+            held: answer.lease.clone(),
+            ended: None,
+            since: former.and_then(|former| former.since.clone()),
+            expires_s,
+        };
+        let domain = Arc::clone(&self.tables[call.place].view().domain);
+        Granted {
+            change: Some(Change {
+                place: call.place,
+                record: Record {
+                    domain,
+                    said: Arc::clone(&said),
+                    lease: Some(lease),
+                },
+                answer: answer.clone(),
+            }),
+            ..self.granted(call, &said.server.id, &answer, kind)
+        }
     }
 
     /// What a request got that is now repeated.
@@ -230,15 +366,6 @@ impl Compositor {
         Some(self.granted(call, id, answer, Kind::Repeated))
     }
 
-    fn new_answer(&mut self, call: &Call<'_, '_>, expires_s: u32) -> Answer {
-        Answer {
-            transaction: call.transaction,
-            lease: self.clock.stamp(call.now.unix_ms),
-            expires_s,
-            at_ms: call.now.mono_ms,
-        }
-    }
-
     /// 6. "The ESC MUST generate a new entity-tag for each successful publication".
     fn granted(&self, call: &Call<'_, '_>, id: &str, answer: &Answer, kind: Kind) -> Granted {
         let domain = &self.tables[call.place].view().domain;
@@ -246,6 +373,7 @@ impl Compositor {
             kind,
             tag: self.tags.write(domain, id, &answer.lease),
             expires_s: answer.expires_s,
+            change: None,
         }
     }
 
@@ -271,16 +399,13 @@ impl Compositor {
                 416 => &mut counters.uri_scheme,
                 423 => &mut counters.too_brief,
                 489 => &mut counters.bad_event,
+                503 if matches!(refusal, Refusal::Unkept) => &mut counters.unkept,
                 503 => &mut counters.full,
                 _ => &mut counters.malformed,
             },
         };
         *counter += 1;
     }
-}
-
-fn due_ms(call: &Call<'_, '_>, expires_s: u32) -> u64 {
-    call.now.mono_ms + u64::from(expires_s) * 1000
 }
 
 /// 5. "The ESC processes the published event state contained in the body".
@@ -320,8 +445,9 @@ impl Refusal {
             Refusal::TooBrief { .. } => 423,
             Refusal::MediaType | Refusal::Encoding => 415,
             Refusal::Body(error) => error.status(),
-            Refusal::Contested => 403,
-            Refusal::Full => 503,
+            Refusal::Contested | Refusal::NodeName => 403,
+            Refusal::TooLong => 413,
+            Refusal::Full | Refusal::Unkept => 503,
         }
     }
 }
@@ -356,6 +482,7 @@ fn explain(refusal: &Refusal, response: &mut Response<'_>) {
         Refusal::Request(text) => drop(response.warning(WARN_AGENT, text)),
         Refusal::Body(error) => drop(response.warning(WARN_AGENT, error)),
         Refusal::Contested => drop(response.warning(WARN_AGENT, "taken over too often")),
+        Refusal::NodeName => drop(response.warning(WARN_AGENT, "that is a node's name")),
         Refusal::BadEvent => drop(response.header("Allow-Events", EVENT_PACKAGE.as_bytes())),
         Refusal::TooBrief { min_expires_s } => {
             response.number("Min-Expires", (*min_expires_s).into());
@@ -364,6 +491,8 @@ fn explain(refusal: &Refusal, response: &mut Response<'_>) {
         // RFC 3261 20.2: empty, it is equivalent to `identity`.
         Refusal::Encoding => drop(response.header("Accept-Encoding", b"")),
         Refusal::Full => drop(response.number("Retry-After", FULL_RETRY_AFTER_S)),
+        Refusal::TooLong => drop(response.warning(WARN_AGENT, "too long for the cluster")),
+        Refusal::Unkept => drop(response.number("Retry-After", UNKEPT_RETRY_AFTER_S)),
         Refusal::UnknownDomain | Refusal::TagMismatch => {}
     }
 }

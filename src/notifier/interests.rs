@@ -53,7 +53,12 @@ impl Interest {
     fn learn(&mut self, view: &Arc<View>) {
         let next = Projection::new(view.clone(), self.filter.clone(), self.views.back());
         self.tag = next.tag(self.format);
-        if self.views.len() == VIEWS_KEPT {
+        // What a stale document left out a subscriber kept, so only the full state says what there is, and what may be
+        // unknown.
+        let former = self.views.back();
+        if former.is_some_and(|former| former.view().stale != view.stale) {
+            self.views.clear();
+        } else if self.views.len() == VIEWS_KEPT {
             self.views.pop_front();
         }
         self.views.push_back(next);

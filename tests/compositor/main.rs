@@ -1,6 +1,8 @@
 //! The compositor seen from outside: PUBLISH in, responses and views out, time by hand.
 
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod leases;
 #[cfg(test)]
 mod model;

@@ -1,6 +1,6 @@
 //! A publisher that writes PUBLISH requests line by line and reads the responses the same way.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use fanfare::compositor::{Compositor, CompositorConfig, Now};
@@ -30,7 +30,19 @@ pub struct Answer {
     pub text: String,
 }
 
+/// Where requests come from.
+pub const SOURCE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 9)), 5060);
+
 impl Answer {
+    pub fn read(response: &[u8]) -> Self {
+        let text = String::from_utf8_lossy(response).into_owned();
+        let status = text.split(' ').nth(1);
+        Answer {
+            status: status.map_or(0, |status| status.parse().unwrap()),
+            text,
+        }
+    }
+
     /// The value of the only header field of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         let mut lines = self.text.lines().filter_map(|line| line.split_once(": "));
@@ -132,6 +144,12 @@ impl World {
     }
 
     pub fn send(&mut self, publish: &Publish) -> Answer {
+        self.last = self.write(publish);
+        self.repeat()
+    }
+
+    /// The bytes of a request with the next CSeq.
+    pub fn write(&mut self, publish: &Publish) -> Vec<u8> {
         self.cseq += 1;
         let mut text = format!(
             "PUBLISH {} SIP/2.0\r\nVia: SIP/2.0/UDP 192.0.2.9:5060;branch=z9hG4bK{}\r\nMax-Forwards: 70\r\n\
@@ -154,9 +172,9 @@ impl World {
             }
         }
         text += &format!("{}\r\n", publish.more);
-        self.last = text.into_bytes();
-        self.last.extend_from_slice(&publish.body);
-        self.repeat()
+        let mut bytes = text.into_bytes();
+        bytes.extend_from_slice(&publish.body);
+        bytes
     }
 
     /// Sends the last request once more.
@@ -166,16 +184,10 @@ impl World {
     }
 
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Answer {
-        let source = SocketAddr::from(([192, 0, 2, 9], 5060));
         let mut response = Vec::new();
         self.compositor
-            .publish(self.now, source, bytes, &mut response);
-        let text = String::from_utf8_lossy(&response).into_owned();
-        let status = text
-            .split(' ')
-            .nth(1)
-            .map_or(0, |status| status.parse().unwrap());
-        Answer { status, text }
+            .publish(self.now, SOURCE, bytes, &mut response);
+        Answer::read(&response)
     }
 
     /// Lets time pass, with a tick at each deadline.

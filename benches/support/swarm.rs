@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each of its users needs a part of it")]
 
+use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -214,6 +215,67 @@ impl Swarm {
         sum
     }
 
+    /// One server changes while so many more entities subscribe in every millisecond; the way to a peer and back takes
+    /// `path_ms`, and each `dead_each`th NOTIFY is never answered (0: all are). Virtual milliseconds until as many NOTIFYs
+    /// of the change went out as there were subscribers; `None`: not within `most_ms`. The notifier has turns only when it
+    /// asked for them, and when something came.
+    pub fn change_amid(
+        &mut self,
+        path_ms: u64,
+        dead_each: usize,
+        join_each_ms: usize,
+        most_ms: u64,
+    ) -> Option<u64> {
+        let members = self.tags.len();
+        self.now_ms += PAUSE_MS;
+        self.view = cluster::changed(&self.view);
+        self.notifier.learn(0, Arc::new(self.view.clone()));
+        let (begun_ms, mut sent, mut joined) = (self.now_ms, 0, 0);
+        let mut answers: VecDeque<(u64, Flow, Vec<u8>)> = VecDeque::new();
+        while self.now_ms < begun_ms + most_ms {
+            self.inbound.clear();
+            while let Some((_, flow, text)) = answers.pop_front_if(|(due, ..)| *due <= self.now_ms)
+            {
+                self.inbound.next(flow).extend_from_slice(&text);
+            }
+            for number in members + joined..members + joined + join_each_ms {
+                let wish = Wish {
+                    cseq: 1,
+                    to_tag: None,
+                    unless: None,
+                };
+                let text = self.inbound.next(self.shape.flow(number));
+                subscribe(self.shape, number, wish, text);
+            }
+            joined += join_each_ms;
+            self.receive();
+            self.fill();
+            for datagram in self.out.batch.datagrams() {
+                if !datagram.bytes.starts_with(b"NOTIFY ") {
+                    continue;
+                }
+                let is_first = !memmem(&datagram.bytes, b"state=\"partial\"");
+                sent += usize::from(!is_first);
+                if dead_each == 0 || sent % dead_each != 0 {
+                    let mut text = Vec::new();
+                    answer(datagram, &mut text);
+                    answers.push_back((self.now_ms + path_ms, datagram.flow, text));
+                }
+            }
+            self.out.batch.clear();
+            if sent >= members {
+                return Some(self.now_ms - begun_ms);
+            }
+            let deadline = self.notifier.next_deadline_ms(self.now_ms);
+            let answered = answers.front().map(|(due_ms, ..)| *due_ms);
+            let joins = (join_each_ms > 0).then_some(self.now_ms + 1);
+            let next = [deadline, answered, joins].into_iter().flatten().min()?;
+            // A turn takes time, however short.
+            self.now_ms = next.max(self.now_ms + 1);
+        }
+        None
+    }
+
     /// Turns of the notifier until it sends nothing more: what it sends is answered 200 within the millisecond.
     fn settle(&mut self) -> Round {
         let before = self.notifier.counters();
@@ -317,6 +379,10 @@ fn subscribe(shape: Shape, number: usize, wish: Wish<'_>, out: &mut Vec<u8>) {
          Content-Length: 0\r\n\r\n"
     )
     .expect("a Vec takes all that is written");
+}
+
+fn memmem(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
 }
 
 fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {

@@ -38,6 +38,8 @@ pub struct Config {
     pub domains: Vec<Box<str>>,
     /// By the grammar of ids.
     pub node: Box<str>,
+    /// What makes this node one of several; `None`: it stands alone.
+    pub cluster: Option<ClusterConfig>,
     pub io: io::Kind,
     /// What each UDP socket's receive queue shall hold; `None`: as much as the kernel gives.
     pub rcvbuf: Option<usize>,
@@ -58,12 +60,28 @@ pub struct Config {
     pub refresh_interval_ms: u64,
     /// How long a server is shown as down after its lease ran out.
     pub forget_after_s: u32,
+    /// The time over which subscriptions end where other notifiers can take them.
+    pub drain_time_ms: u64,
     /// Of the whole node.
     pub subscriptions_most: usize,
     /// Of one source network, in the whole node.
     pub unproven_most: usize,
     pub datagram_most: usize,
     pub tcp: TcpBounds,
+}
+
+/// What a node needs to find the others.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// As given, so port 0 means any; no wildcard.
+    pub gossip: SocketAddr,
+    /// At most 64, each host:port.
+    pub join: Vec<String>,
+    /// By the grammar of ids.
+    pub id: Box<str>,
+    pub secret: Option<Box<str>>,
+    pub allow: Vec<IpNet>,
+    pub interval_ms: u64,
 }
 
 /// What TCP connections may cost.
@@ -121,6 +139,7 @@ impl Config {
             shards: shards(layers)?,
             domains: layers.list(&setting::DOMAIN, 256, address::domain)?,
             node: node(layers)?,
+            cluster: cluster(layers)?,
             io: match layers.word(&setting::IO)? {
                 0 => io::Kind::Auto,
                 1 => io::Kind::Uring,
@@ -143,6 +162,7 @@ impl Config {
             load_interval_ms: layers.number(&setting::LOAD_INTERVAL)?,
             refresh_interval_ms: layers.number(&setting::REFRESH_INTERVAL)?,
             forget_after_s: layers.number(&setting::FORGET_AFTER)?,
+            drain_time_ms: layers.number(&setting::DRAIN_TIME)?,
             subscriptions_most: layers.number(&setting::SUBSCRIPTIONS_MOST)?,
             unproven_most: layers.number(&setting::UNPROVEN_MOST)?,
             datagram_most: layers.number(&setting::DATAGRAM_MOST)?,
@@ -231,6 +251,43 @@ fn node(layers: &Layers<'_>) -> Result<Box<str>, ConfigError> {
         Some(id.into())
     })?;
     Ok(given.unwrap_or_else(|| node_of(&fs::read_to_string(HOST_NAME).unwrap_or_default())))
+}
+
+fn cluster(layers: &Layers<'_>) -> Result<Option<ClusterConfig>, ConfigError> {
+    let join = layers.list(&setting::JOIN, 64, address::seed)?;
+    let secret = layers.one(&setting::CLUSTER_SECRET, |value| {
+        let text = value
+            .text()
+            .filter(|text| (8..=256).contains(&text.len()))?;
+        Some(text.into())
+    })?;
+    let id = layers.one(&setting::CLUSTER_ID, |value| {
+        let id = value.text().filter(|id| info::is_id(id))?;
+        Some(id.into())
+    })?;
+    let allow = layers.list(&setting::GOSSIP_ALLOW, 256, address::network)?;
+    let interval_ms = layers.number(&setting::GOSSIP_INTERVAL)?;
+    let Some(gossip) = layers.one(&setting::GOSSIP, address::gossip)? else {
+        let needs = [&setting::JOIN, &setting::CLUSTER_SECRET];
+        return match needs
+            .into_iter()
+            .find_map(|needs| layers.given(needs).pop())
+        {
+            Some(given) => Err(ConfigError::Needs {
+                given: given.into(),
+                other: setting::GOSSIP.key,
+            }),
+            None => Ok(None),
+        };
+    };
+    Ok(Some(ClusterConfig {
+        gossip,
+        join,
+        id: id.expect("it has a default"),
+        secret,
+        allow,
+        interval_ms,
+    }))
 }
 
 /// Where Linux tells the host's name.

@@ -1,7 +1,9 @@
-//! This machine's load, 0 to 100, from the texts of /proc/stat and /proc/pressure/cpu. Knows not who asks for it.
+//! This machine's load, 0 to 100, from the texts of /proc/stat and /proc/pressure/cpu; and how busy this process's shards
+//! are. Knows not who asks for it.
 
 use std::fs;
 use std::io;
+use std::time::Instant;
 
 const STAT: &str = "/proc/stat";
 /// Missing where the kernel was built without PSI.
@@ -81,9 +83,72 @@ impl Gauge {
     }
 }
 
+/// Names of the shards' threads begin so.
+pub const SHARD_THREADS: &str = "shard-";
+const TASKS: &str = "/proc/self/task";
+
+/// How busy this process's shards are: the time they ran of the time that passed.
+#[derive(Debug, Default)]
+pub struct Shards {
+    last: Option<(Instant, u64)>,
+}
+
+impl Shards {
+    /// In per cent of the shards' cores since the last sample; `None` for the first.
+    pub fn sample(&mut self, now: Instant) -> Option<u8> {
+        let ran: Vec<u64> = shard_times().unwrap_or_default();
+        let total = ran.iter().sum();
+        let (then, before) = self.last.replace((now, total))?;
+        let passed = now.saturating_duration_since(then).as_nanos() as f64 * ran.len() as f64;
+        let busy = total.saturating_sub(before) as f64;
+        (passed > 0.0).then(|| (100.0 * busy / passed).round().clamp(0.0, 100.0) as u8)
+    }
+}
+
+/// Nanoseconds that each shard's thread has run.
+fn shard_times() -> io::Result<Vec<u64>> {
+    let mut times = Vec::new();
+    for task in fs::read_dir(TASKS)? {
+        let task = task?.path();
+        let name = fs::read_to_string(task.join("comm")).unwrap_or_default();
+        if name.starts_with(SHARD_THREADS) {
+            let text = fs::read_to_string(task.join("schedstat"))?;
+            times.extend(text.split(' ').next().and_then(|ns| ns.parse::<u64>().ok()));
+        }
+    }
+    Ok(times)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_busy_shard_is_seen_and_others_are_not() {
+        let mut shards = Shards::default();
+        let start = Instant::now();
+        assert_eq!(shards.sample(start), None);
+        let spin = std::thread::Builder::new()
+            .name("shard-0".to_owned())
+            .spawn(move || {
+                let mut shards = Shards::default();
+                shards.sample(Instant::now());
+                let begun = Instant::now();
+                while shard_times().is_ok_and(|times| times.iter().max() < Some(&50_000_000)) {
+                    std::hint::spin_loop();
+                }
+                let wall = begun.elapsed();
+                (shards.sample(Instant::now()), wall)
+            });
+        let (load, wall) = spin.unwrap().join().unwrap();
+        // It ran 50 ms of the time that passed, whatever else ran meanwhile.
+        let expected = 100.0 * 0.05 / wall.as_secs_f64();
+        let load = f64::from(load.unwrap());
+        assert!(
+            load > 0.0 && load + 1.0 >= expected.min(99.0) * 0.5,
+            "{load} {expected}"
+        );
+    }
 
     const STAT_TEXT: &str = "cpu  1393280 32966 572056 13343292 6130 0 17875 4523 23933 0\n\
         cpu0 700000 16000 286000 6671000 3000 0 9000 2200 12000 0\nintr 199292954 0\nctxt 38014093\n";

@@ -6,16 +6,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
+use hmac::{Hmac, KeyInit, Mac};
 use rand::RngExt;
+use sha2::Sha256;
 use thiserror::Error;
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
+use crate::cluster::member::Member;
+use crate::cluster::{self, Cluster};
 use crate::compositor::{Compositor, CompositorConfig, Now};
-use crate::config::Config;
+use crate::config::{ClusterConfig, Config};
 use crate::control::stream::Runtime;
 use crate::control::{Control, Parts};
-use crate::info::View;
+use crate::info::{self, Address, AddressTransport, Server, Status, View};
 use crate::io::sockets::{self, BindError};
 use crate::io::{Engine, Kind, OpenError, Waker, pin, steering};
 use crate::notifier::Notifier;
@@ -45,6 +49,11 @@ pub enum Error {
         address: SocketAddr,
         source: std::io::Error,
     },
+    #[error("gossip {address}: {source}")]
+    Gossip {
+        address: SocketAddr,
+        source: std::io::Error,
+    },
     #[error("io = {kind}: {source}")]
     Io { kind: Kind, source: OpenError },
     #[error("{operation}: {source}")]
@@ -61,7 +70,7 @@ impl Error {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Error::Bind { .. } | Error::BindTcp { .. } | Error::Io { .. }
+            Error::Bind { .. } | Error::BindTcp { .. } | Error::Gossip { .. } | Error::Io { .. }
         )
     }
 }
@@ -121,14 +130,24 @@ pub fn run(config: Config) -> Result<(), Error> {
             source,
         })?;
     }
-    let compositor = Compositor::new(
-        compositor_config(&config),
-        random.random(),
-        Now {
-            mono_ms: 0,
-            unix_ms,
-        },
-    );
+    let now = Now {
+        mono_ms: 0,
+        unix_ms,
+    };
+    // Nodes of one cluster take each other's entity-tags.
+    let key = match &config.cluster {
+        Some(cluster) => tag_key(cluster),
+        None => random.random(),
+    };
+    let compositor = Compositor::new(compositor_config(&config), key, now);
+    let gossip = config.cluster.as_ref().map(bind_gossip).transpose()?;
+    let member = match &config.cluster {
+        Some(cluster) => {
+            let own = own_entry(&config, &addresses);
+            Member::among(now, compositor, own, cluster.join.is_empty())
+        }
+        None => Member::alone(compositor),
+    };
     let (to_control, from_shards) = mpsc::channel(CONTROL_INBOX);
     let (opened_to, opened) = bounded(usize::from(config.shards));
     let key = HandleKey(random.random());
@@ -156,7 +175,7 @@ pub fn run(config: Config) -> Result<(), Error> {
             inbox,
             control: to_control.clone(),
             settings: settings.clone(),
-            views: compositor.views().cloned().collect(),
+            views: member.compositor.views().cloned().collect(),
             key,
             seed: random.random(),
             kind: config.io,
@@ -181,17 +200,29 @@ pub fn run(config: Config) -> Result<(), Error> {
             .send(shards.clone())
             .map_err(|_| Error::ShardLost)?;
     }
+    let gossip_address = gossip.as_ref().map(|(_, address)| *address);
+    let among = match (&config.cluster, gossip) {
+        (Some(cluster), Some((socket, address))) => {
+            let settings = cluster_settings(&config, cluster, address, unix_ms);
+            let cluster = Cluster::gossip(settings, socket)
+                .map_err(|source| Error::Gossip { address, source })?;
+            Some(cluster)
+        }
+        _ => None,
+    };
     let parts = Parts {
-        compositor,
+        member,
         shards,
         from_shards,
         listeners,
         tcp: config.tcp,
         resolve: config.resolver,
         nameservers: config.nameservers.clone(),
+        cluster: among,
+        drain_over: Duration::from_millis(config.drain_time_ms),
         start,
     };
-    serve(parts, &config, kind, &addresses)?;
+    serve(parts, &config, kind, &addresses, gossip_address)?;
     for thread in threads {
         // A shard that panicked has aborted the process.
         let _ = thread.join();
@@ -200,7 +231,13 @@ pub fn run(config: Config) -> Result<(), Error> {
 }
 
 /// The control thread is this one.
-fn serve(parts: Parts, config: &Config, kind: Kind, addresses: &[SocketAddr]) -> Result<(), Error> {
+fn serve(
+    parts: Parts,
+    config: &Config,
+    kind: Kind,
+    addresses: &[SocketAddr],
+    gossip: Option<SocketAddr>,
+) -> Result<(), Error> {
     let runtime = match Runtime::new(kind == Kind::Uring) {
         Ok(runtime) => runtime,
         Err(source) if config.io == Kind::Uring => {
@@ -221,8 +258,9 @@ fn serve(parts: Parts, config: &Config, kind: Kind, addresses: &[SocketAddr]) ->
     let ready = || {
         let addresses: Vec<String> = addresses.iter().map(SocketAddr::to_string).collect();
         let addresses = addresses.join(",");
+        let gossip = gossip.map_or_else(String::new, |address| format!(" gossip={address}"));
         println!(
-            "fanfare ready udp={addresses} tcp={addresses} node={} shards={} io={kind}",
+            "fanfare ready udp={addresses} tcp={addresses} node={} shards={} io={kind}{gossip}",
             config.node, config.shards
         );
     };
@@ -242,6 +280,86 @@ fn compositor_config(config: &Config) -> CompositorConfig {
         .collect();
     compositor.forget_after_s = config.forget_after_s;
     compositor
+}
+
+/// What entity-tags are checked with: the same in all nodes of a cluster, and another in every other.
+fn tag_key(cluster: &ClusterConfig) -> [u8; 16] {
+    let secret = cluster.secret.as_deref().unwrap_or_default();
+    let digest = Hmac::<Sha256>::new_from_slice(secret.as_bytes())
+        .expect("HMAC takes keys of any length")
+        .chain_update(b"entity-tags of ")
+        .chain_update(cluster.id.as_bytes())
+        .finalize()
+        .into_bytes();
+    let mut key = [0; 16];
+    key.copy_from_slice(&digest[..16]);
+    key
+}
+
+/// Gossip comes in bursts of large datagrams.
+const GOSSIP_BUFFER: usize = 4 << 20;
+
+fn bind_gossip(cluster: &ClusterConfig) -> Result<(UdpSocket, SocketAddr), Error> {
+    let address = cluster.gossip;
+    let bind = || {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
+        // The kernel gives what it may.
+        let _ = socket.set_recv_buffer_size(GOSSIP_BUFFER);
+        socket.bind(&address.into())?;
+        let socket: UdpSocket = socket.into();
+        let bound = socket.local_addr()?;
+        Ok((socket, bound))
+    };
+    bind().map_err(|source| Error::Gossip { address, source })
+}
+
+fn cluster_settings(
+    config: &Config,
+    cluster: &ClusterConfig,
+    advertise: SocketAddr,
+    generation: u64,
+) -> cluster::Settings {
+    cluster::Settings {
+        node: config.node.as_ref().into(),
+        cluster_id: cluster.id.to_string(),
+        advertise,
+        seeds: cluster.join.clone(),
+        secret: cluster.secret.as_deref().map(|secret| secret.into()),
+        allow: cluster.allow.clone(),
+        interval: Duration::from_millis(cluster.interval_ms),
+        first_generation: generation,
+        generation,
+    }
+}
+
+/// What this node is to entities: a notifier among others.
+fn own_entry(config: &Config, bound: &[SocketAddr]) -> Server {
+    let addresses = bound.iter().flat_map(|bound| {
+        let at = config.advertised(*bound);
+        [AddressTransport::Udp, AddressTransport::Tcp].map(|transport| Address {
+            ip: at.ip(),
+            port: at.port(),
+            transport,
+            host: None,
+            service: None,
+        })
+    });
+    Server {
+        id: config.node.as_ref().into(),
+        status: Status::Up,
+        load: None,
+        priority: Server::DEFAULT_PRIORITY,
+        weight: Server::DEFAULT_WEIGHT,
+        updated: info::Stamp {
+            ms: 0,
+            counter: 0,
+            node: config.node.as_ref().into(),
+        },
+        addresses: addresses.take(info::MAX_ADDRESSES).collect(),
+        services: vec![info::NOTIFIER_SERVICE.into()],
+        attributes: Vec::new(),
+    }
 }
 
 /// UDP and TCP on one port; with port 0, one that both can have.
@@ -405,11 +523,14 @@ fn wait_for_engines(
     Ok((wakers, kind))
 }
 
-/// A panic anywhere ends the process with its reason: half a node is worse than a restart.
+/// A panic anywhere ends the process with its reason: half a node is worse than a restart. But for the thread that speaks to
+/// other nodes, which begins anew: what it holds is elsewhere, too.
 fn abort_on_panic() {
     let report = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         report(panic);
-        std::process::abort();
+        if std::thread::current().name() != Some(cluster::THREAD) {
+            std::process::abort();
+        }
     }));
 }

@@ -14,6 +14,7 @@ use crate::counters::counters;
 use crate::info::View;
 use crate::io::{Engine, Turn, Waker, may_pass};
 use crate::log::Seldom;
+use crate::notifier::drain::Other;
 use crate::notifier::names::{Location, Target};
 use crate::notifier::{self, Effect, Notifier, Outbox};
 use crate::wire::{Batch, Flow};
@@ -82,8 +83,11 @@ pub enum ToShard {
     Unreachable(Flow),
     /// Asks for `FromShard::Report`.
     Report,
-    /// End all subscriptions; `FromShard::Drained` tells when it is done.
-    Drain,
+    /// End all subscriptions over this time, for these others; `FromShard::Drained` tells when it is done.
+    Drain {
+        others: Vec<Other>,
+        over: Duration,
+    },
     Stop,
 }
 
@@ -202,7 +206,8 @@ impl Shard {
         if !self.out.effects.is_empty() || !self.closed.is_empty() {
             return Duration::from_millis(1);
         }
-        if !self.inbox.is_empty() || (self.draining && !self.drained) {
+        let is_over = self.draining && !self.drained && self.notifier.live() == 0;
+        if !self.inbox.is_empty() || is_over {
             return Duration::ZERO;
         }
         let now_ms = millis(self.start);
@@ -306,9 +311,9 @@ impl Shard {
                 // A report that finds no room is asked for again by whoever wants it.
                 let _ = self.control.try_send(FromShard::Report(report));
             }
-            ToShard::Drain => {
+            ToShard::Drain { others, over } => {
                 self.draining = true;
-                self.notifier.drain();
+                self.notifier.drain(now_ms, others, over.as_millis() as u64);
             }
             ToShard::Stop => {}
         }

@@ -90,6 +90,19 @@ pub fn nameserver(value: &Value) -> Option<SocketAddr> {
     socket_address(value).filter(|address| address.port() != 0 && !address.ip().is_unspecified())
 }
 
+/// Where other nodes reach this one.
+pub fn gossip(value: &Value) -> Option<SocketAddr> {
+    socket_address(value).filter(|address| !address.ip().is_unspecified())
+}
+
+/// A host or address with port, as it is looked up later.
+pub fn seed(value: &Value) -> Option<String> {
+    let text = value.text()?;
+    let (host, port) = text.rsplit_once(':')?;
+    let port: u16 = port.parse().ok().filter(|port| *port != 0)?;
+    Some(format!("{}:{port}", domain_name(host)?))
+}
+
 pub fn domain(value: &Value) -> Option<Box<str>> {
     domain_name(value.text()?)
 }

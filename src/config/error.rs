@@ -38,6 +38,11 @@ pub enum ConfigError {
         greater: Box<Given>,
         lesser: Box<Given>,
     },
+    #[error("{given}: means nothing without {other}")]
+    Needs {
+        given: Box<Given>,
+        other: &'static str,
+    },
     #[error(
         "{given}: no default route to learn its address from ({source}); set advertise to the address that others send to"
     )]

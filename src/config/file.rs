@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
-use super::setting::{SETTINGS, Setting};
+use super::setting::{FILE_SETTINGS, SETTINGS, Setting};
 use super::value::{Given, Origin, Value};
 
 /// A file larger than this is no configuration.
@@ -36,13 +36,31 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Given>, ConfigError> {
         message: error.message().replace('\n', "; "),
     })?;
     let mut given = Vec::new();
-    for (key, value) in table.get_ref() {
+    read_table(path, text, "", table.get_ref(), &mut given)?;
+    Ok(given)
+}
+
+/// A table's keys have its name in front of theirs: `secret` in `[cluster]` is `cluster-secret`.
+fn read_table(
+    path: &Path,
+    text: &str,
+    prefix: &str,
+    table: &DeTable<'_>,
+    given: &mut Vec<Given>,
+) -> Result<(), ConfigError> {
+    for (key, value) in table {
         let line = line_of(text, key.span().start);
-        let known = |setting: &&&Setting| setting.key == key.get_ref();
-        let setting = SETTINGS.iter().find(known).ok_or(ConfigError::UnknownKey {
+        let name = format!("{prefix}{}", key.get_ref());
+        let known = |setting: &&&Setting| setting.key == name;
+        let setting = SETTINGS.iter().chain(&FILE_SETTINGS).find(known);
+        if let (None, DeValue::Table(inner)) = (setting, value.get_ref()) {
+            read_table(path, text, &format!("{name}-"), inner, given)?;
+            continue;
+        }
+        let setting = setting.ok_or(ConfigError::UnknownKey {
             path: path.to_owned(),
             line,
-            key: key.get_ref().escape_debug().to_string(),
+            key: name.escape_debug().to_string(),
         })?;
         let elements = match value.get_ref() {
             DeValue::Array(array) if setting.is_list => array.iter().collect(),
@@ -57,7 +75,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Vec<Given>, ConfigError> {
             },
         }));
     }
-    Ok(given)
+    Ok(())
 }
 
 fn value_of(value: &Spanned<DeValue<'_>>) -> Value {

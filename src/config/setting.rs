@@ -96,11 +96,16 @@ fn time(ms: u64) -> String {
 }
 
 /// Every setting, in the order of the help.
-pub const SETTINGS: [&Setting; 30] = [
+pub const SETTINGS: [&Setting; 36] = [
     &LISTEN,
     &ADVERTISE,
     &DOMAIN,
     &NODE,
+    &GOSSIP,
+    &JOIN,
+    &CLUSTER_ID,
+    &GOSSIP_ALLOW,
+    &GOSSIP_INTERVAL,
     &SHARDS,
     &IO,
     &RCVBUF,
@@ -117,6 +122,7 @@ pub const SETTINGS: [&Setting; 30] = [
     &LOAD_INTERVAL,
     &REFRESH_INTERVAL,
     &FORGET_AFTER,
+    &DRAIN_TIME,
     &SUBSCRIPTIONS_MOST,
     &UNPROVEN_MOST,
     &DATAGRAM_MOST,
@@ -173,6 +179,68 @@ pub const NODE: Setting = Setting {
     allowed: Allowed::Text("1 to 64 of letters, digits, '.', '_', '-'"),
     is_list: false,
 };
+
+/// Without it a node stands alone. Others are told this address, so it cannot be a wildcard.
+pub const GOSSIP: Setting = Setting {
+    key: "gossip",
+    value_name: "ADDRESS:PORT",
+    help: "Address and UDP port for other nodes: makes this node one of a cluster",
+    default: Preset::Found("none: this node stands alone"),
+    allowed: Allowed::Text("an address that other nodes reach, with port, as 192.0.2.1:7946"),
+    is_list: false,
+};
+
+pub const JOIN: Setting = Setting {
+    key: "join",
+    value_name: "HOST:PORT",
+    help: "Gossip address of a node to begin with; one that answers is enough",
+    default: Preset::Found("none: this is the first node"),
+    allowed: Allowed::Text("at most 64 hosts or addresses with port, as node1.example.com:7946"),
+    is_list: true,
+};
+
+/// Two clusters that know each other's addresses by mistake stay two.
+pub const CLUSTER_ID: Setting = Setting {
+    key: "cluster-id",
+    value_name: "NAME",
+    help: "Name of the cluster: nodes of another are not listened to",
+    default: Preset::Text("fanfare"),
+    allowed: Allowed::Text("1 to 64 of letters, digits, '.', '_', '-'"),
+    is_list: false,
+};
+
+/// Gossip carries no secret, and whoever can speak to a node can say what servers there are.
+pub const GOSSIP_ALLOW: Setting = Setting {
+    key: "gossip-allow",
+    value_name: "NETWORK",
+    help: "Network that other nodes may speak from",
+    default: Preset::Text("127.0.0.0/8,::1/128"),
+    allowed: NETWORKS,
+    is_list: true,
+};
+
+/// A node is taken for dead after eight silent intervals: two seconds.
+pub const GOSSIP_INTERVAL: Setting = Setting {
+    key: "gossip-interval",
+    value_name: "TIME",
+    help: "Time between rounds of gossip; a node silent for eight of them is dead",
+    default: Preset::Text("250ms"),
+    allowed: Allowed::Time(50..=10_000),
+    is_list: false,
+};
+
+/// What a command line says can be read by every user of the machine: only in the file.
+pub const CLUSTER_SECRET: Setting = Setting {
+    key: "cluster-secret",
+    value_name: "TEXT",
+    help: "What nodes prove to each other that they know",
+    default: Preset::Found("none: every datagram from an allowed network is believed"),
+    allowed: Allowed::Text("a text of 8 to 256 bytes"),
+    is_list: false,
+};
+
+/// Settings that only the file may have.
+pub const FILE_SETTINGS: [&Setting; 1] = [&CLUSTER_SECRET];
 
 /// A shard more than there are cores costs hand-overs and wins nothing; 64 is what one node's tags were measured for.
 pub const SHARDS: Setting = Setting {
@@ -332,6 +400,16 @@ pub const FORGET_AFTER: Setting = Setting {
     help: "How long a server that stopped publishing is shown as down",
     default: Preset::Text("1h"),
     allowed: Allowed::Seconds(1..=604_800),
+    is_list: false,
+};
+
+/// Ten seconds let a neighbour of 100,000 subscriptions take 10,000 a second.
+pub const DRAIN_TIME: Setting = Setting {
+    key: "drain-time",
+    value_name: "TIME",
+    help: "Time over which an ending node lets its subscriptions go, where other notifiers can take them",
+    default: Preset::Text("10s"),
+    allowed: Allowed::Time(0..=600_000),
     is_list: false,
 };
 

@@ -21,14 +21,18 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep_until, timeout};
 use tracing::{info, warn};
 
-use crate::compositor::{Compositor, Now};
+use crate::cluster::member::{Answer, Member, Request};
+use crate::cluster::{Cluster, FromCluster};
+use crate::compositor::Now;
 use crate::config::TcpBounds;
 use crate::counters::counters;
-use crate::info::View;
+use crate::info::{Address, AddressTransport, Server, View};
+use crate::load;
 use crate::notifier::Effect;
+use crate::notifier::drain::Other;
 use crate::notifier::names::{Location, Target};
 use crate::shard::{FromShard, Report, ShardHandle, ToShard};
-use crate::wire::{Datagram, Flow};
+use crate::wire::{Datagram, Flow, Transport};
 use connections::{Connections, SWEEP_EVERY};
 use stream::Listener;
 
@@ -38,7 +42,7 @@ const PARKED_MOST: usize = 4_096;
 const LOOKUPS_MOST: usize = 256;
 /// A lookup is given up after this: its SUBSCRIBE is then refused.
 const LOOKUP_WITHIN: Duration = Duration::from_secs(3);
-/// At the end, answers are waited for so long.
+/// At the end, answers to the last NOTIFYs are waited for so long.
 const DRAIN_WITHIN: Duration = Duration::from_secs(2);
 /// What a full shard did not take is offered again after this.
 const OFFER_AGAIN: Duration = Duration::from_millis(2);
@@ -61,7 +65,7 @@ counters! {
 /// What the control thread needs to begin.
 #[derive(Debug)]
 pub struct Parts {
-    pub compositor: Compositor,
+    pub member: Member,
     pub shards: Vec<ShardHandle>,
     pub from_shards: mpsc::Receiver<FromShard>,
     /// One listener for each listening address, in the order of `Flow::local`.
@@ -71,6 +75,10 @@ pub struct Parts {
     pub resolve: bool,
     /// Whom to ask for them; none: whom the system asks.
     pub nameservers: Vec<SocketAddr>,
+    /// The way to other nodes.
+    pub cluster: Option<Cluster>,
+    /// The time over which subscriptions end where others can take them.
+    pub drain_over: Duration,
     /// Times count from here, the same as the shards'.
     pub start: Instant,
 }
@@ -78,21 +86,22 @@ pub struct Parts {
 /// The control thread's state.
 #[derive(Debug)]
 pub struct Control {
-    compositor: Compositor,
+    member: Member,
+    cluster: Option<Cluster>,
+    shards_load: load::Shards,
     shards: Vec<ShardHandle>,
     from_shards: mpsc::Receiver<FromShard>,
     connections: Rc<Connections>,
     lookups: Rc<Lookups>,
     /// Views that a full shard has still to be given, the newest of each domain.
     owed: HashMap<(usize, u16), Arc<View>>,
-    /// Answers to PUBLISH that go out once their view is with the shards.
-    answers: Vec<(u8, Flow, Vec<u8>)>,
     /// Shards to be told that a connection which they wrote to is gone.
     gone: HashSet<(usize, Flow)>,
     /// Messages taken since the last rest.
     taken: usize,
     /// Shards without subscriptions since `drain`.
     drained: usize,
+    drain_over: Duration,
     start: Instant,
     counters: Counters,
 }
@@ -107,12 +116,9 @@ struct Lookups {
     waiting: RefCell<HashMap<(u8, Target), Parked>>,
 }
 
-#[expect(
-    clippy::large_enum_variant,
-    reason = "one lives at a time, and is taken apart at once"
-)]
 enum Next {
     Shard(Option<FromShard>),
+    Cluster(FromCluster),
     Tick,
     Counters,
     End,
@@ -137,7 +143,9 @@ impl Control {
             .then(|| resolver(&parts.nameservers))
             .flatten();
         Ok(Control {
-            compositor: parts.compositor,
+            member: parts.member,
+            cluster: parts.cluster,
+            shards_load: load::Shards::default(),
             shards: parts.shards,
             from_shards: parts.from_shards,
             connections,
@@ -146,10 +154,10 @@ impl Control {
                 waiting: RefCell::default(),
             }),
             owed: HashMap::new(),
-            answers: Vec::new(),
             gone: HashSet::new(),
             taken: 0,
             drained: 0,
+            drain_over: parts.drain_over,
             start: parts.start,
             counters: Counters::default(),
         })
@@ -169,6 +177,7 @@ impl Control {
             let wake = self.next_deadline().unwrap_or(sweep).min(sweep);
             let next = tokio::select! {
                 message = self.from_shards.recv() => Next::Shard(message),
+                told = from_cluster(&mut self.cluster) => Next::Cluster(told),
                 () = sleep_until(wake.into()) => Next::Tick,
                 _ = signals.report.recv() => Next::Counters,
                 _ = signals.terminate.recv() => Next::End,
@@ -177,6 +186,7 @@ impl Control {
             match next {
                 Next::Shard(Some(message)) => self.take_many(message).await,
                 Next::Shard(None) => return Err(std::io::Error::other("every shard has ended")),
+                Next::Cluster(told) => self.member.hear(self.now(), told),
                 Next::Tick => {}
                 Next::Counters => self.log_counters().await,
                 Next::End => break,
@@ -185,9 +195,10 @@ impl Control {
                 self.connections.sweep(Instant::now());
                 sweep = Instant::now() + SWEEP_EVERY;
             }
-            self.compositor.tick(self.now());
-            self.broadcast();
+            self.catch_up();
         }
+        self.member.drain(self.now());
+        self.catch_up();
         tokio::task::spawn_local(async move {
             tokio::select! {
                 _ = signals.terminate.recv() => {}
@@ -196,6 +207,11 @@ impl Control {
             std::process::exit(1);
         });
         self.drain().await;
+        self.member.retire(self.now());
+        self.catch_up();
+        if let Some(cluster) = &mut self.cluster {
+            cluster.leave();
+        }
         self.log_counters().await;
         for shard in 0..self.shards.len() {
             self.insist(shard, ToShard::Stop).await;
@@ -204,22 +220,27 @@ impl Control {
     }
 
     fn now(&self) -> Now {
-        let unix = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        Now {
-            mono_ms: self.start.elapsed().as_millis() as u64,
-            unix_ms: unix.as_millis() as u64,
-        }
+        now_since(self.start)
     }
 
     fn next_deadline(&self) -> Option<Instant> {
         if !self.owed.is_empty() || !self.gone.is_empty() {
             return Some(Instant::now() + OFFER_AGAIN);
         }
-        self.compositor
+        self.member
             .next_deadline()
             .map(|due_ms| self.start + Duration::from_millis(due_ms))
+    }
+
+    /// What time has brought; then tells subscribers, publishers and other nodes what is new.
+    fn catch_up(&mut self) {
+        let load = || self.shards_load.sample(Instant::now());
+        let now = now_since(self.start);
+        self.member.tick(now, load);
+        if let Some(cluster) = &self.cluster {
+            self.member.say(|message| cluster.tell(message));
+        }
+        self.broadcast();
     }
 
     /// Takes what waits, with a rest now and then.
@@ -254,7 +275,10 @@ impl Control {
                     self.gone.insert((usize::from(shard), message.flow));
                 }
             }
-            Effect::Publish { flow, bytes } => self.publish(shard, flow, &bytes),
+            Effect::Publish { flow, bytes } => {
+                let request = Request { shard, flow, bytes };
+                self.member.publish(self.now(), request);
+            }
             Effect::Locate {
                 target,
                 flow,
@@ -264,31 +288,16 @@ impl Control {
         }
     }
 
-    fn publish(&mut self, shard: u8, flow: Flow, bytes: &[u8]) {
-        let mut response = Vec::new();
-        self.compositor
-            .publish(self.now(), flow.peer, bytes, &mut response);
-        if response.is_empty() {
-            return;
-        }
-        self.answers.push((shard, flow, response));
-    }
-
     /// Answers the PUBLISHes whose views the shards were given: nobody is told 200 who then could see an older view.
     fn answer(&mut self) {
-        for (shard, flow, response) in std::mem::take(&mut self.answers) {
+        for answer in self.member.take_answers() {
+            let Answer { shard, flow, bytes } = answer;
             if flow.transport.is_reliable() {
                 // Its publisher asks again if its connection is gone; that is counted there.
-                self.connections.send(&Datagram {
-                    flow,
-                    bytes: response,
-                });
+                self.connections.send(&Datagram { flow, bytes });
                 continue;
             }
-            let answer = ToShard::Send {
-                flow,
-                bytes: response,
-            };
+            let answer = ToShard::Send { flow, bytes };
             if self.shards[usize::from(shard)].tell(answer).is_err() {
                 self.counters.answers_dropped += 1;
             }
@@ -297,7 +306,7 @@ impl Control {
 
     /// Gives changed views to all shards; what a full one does not take is kept, the newest only.
     fn broadcast(&mut self) {
-        for (domain, view) in self.compositor.take_changed() {
+        for (domain, view) in self.member.compositor.take_changed() {
             for shard in 0..self.shards.len() {
                 self.owed.insert((shard, domain), view.clone());
             }
@@ -336,24 +345,59 @@ impl Control {
         }
     }
 
+    /// The other notifiers that are up, as the table of the first domain has them.
+    fn other_notifiers(&self) -> Vec<Other> {
+        let Some(own) = self.member.own() else {
+            return Vec::new();
+        };
+        let views = self.member.compositor.views().take(1);
+        let entries = views.flat_map(|view| view.entries.iter().filter(|entry| !entry.deleted));
+        let is_other = |server: &&Server| {
+            server.is_notifier() && server.status.takes_work() && server.id != own.id
+        };
+        let others = entries.map(|entry| &entry.server).filter(is_other);
+        let addresses = others.flat_map(|server| &server.addresses);
+        let other = |address: &Address| {
+            let transport = match address.transport {
+                AddressTransport::Udp => Transport::Udp,
+                AddressTransport::Tcp => Transport::Tcp,
+                _ => return None,
+            };
+            Some(Other {
+                address: SocketAddr::new(address.ip, address.port),
+                transport,
+            })
+        };
+        addresses.filter_map(other).collect()
+    }
+
     /// Ends every subscription, and waits for the answers.
     async fn drain(&mut self) {
-        info!("ending all subscriptions");
+        let others = self.other_notifiers();
+        let over = match others[..] {
+            [] => Duration::ZERO,
+            _ => self.drain_over,
+        };
+        info!(others = others.len(), ?over, "ending all subscriptions");
         for shard in 0..self.shards.len() {
-            self.insist(shard, ToShard::Drain).await;
+            let others = others.clone();
+            self.insist(shard, ToShard::Drain { others, over }).await;
         }
-        let deadline = Instant::now() + DRAIN_WITHIN;
+        let deadline = Instant::now() + over + DRAIN_WITHIN;
         while self.drained < self.shards.len() || !self.connections.is_flushed() {
             let Some(wait) = deadline.checked_duration_since(Instant::now()) else {
                 warn!("some subscribers did not answer the last NOTIFY");
                 return;
             };
-            match timeout(wait.min(Duration::from_millis(20)), self.from_shards.recv()).await {
-                Ok(Some(message)) => self.take(message),
-                Ok(None) => return,
-                Err(_) => {}
+            tokio::select! {
+                message = self.from_shards.recv() => match message {
+                    Some(message) => self.take(message),
+                    None => return,
+                },
+                told = from_cluster(&mut self.cluster) => self.member.hear(self.now(), told),
+                () = tokio::time::sleep(wait.min(Duration::from_millis(20))) => {}
             }
-            self.broadcast();
+            self.catch_up();
         }
     }
 
@@ -417,16 +461,44 @@ impl Control {
             line.push_str(&format!(" live_by_shard={}", each.join("/")));
         }
         let connections = self.connections.counters();
+        let cluster = self.cluster.as_ref().map(Cluster::counters);
+        let cluster = cluster.unwrap_or_default();
+        let publications = self.member.compositor.counters().each();
+        for (name, count) in publications.filter(|&(_, count)| count > 0) {
+            line.push_str(&format!(" publish_{name}={count}"));
+        }
         let all = notifier
             .each()
             .chain(io.each())
             .chain(connections.each())
+            .chain(cluster.each())
             .chain(self.counters.each());
-        for (name, count) in all.filter(|&(_, count)| count > 0) {
+        let overflows = [("publish_overflows", self.member.overflows)];
+        for (name, count) in all.chain(overflows).filter(|&(_, count)| count > 0) {
             line.push_str(&format!(" {name}={count}"));
         }
         line
     }
+}
+
+fn now_since(start: Instant) -> Now {
+    let unix = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    Now {
+        mono_ms: start.elapsed().as_millis() as u64,
+        unix_ms: unix.as_millis() as u64,
+    }
+}
+
+/// What other nodes tell; never, where there are none.
+async fn from_cluster(cluster: &mut Option<Cluster>) -> FromCluster {
+    if let Some(cluster) = cluster
+        && let Some(told) = cluster.from.recv().await
+    {
+        return told;
+    }
+    std::future::pending().await
 }
 
 /// A resolver that asks these name servers, or by the system's configuration.

@@ -88,6 +88,7 @@ impl Notifier {
     /// the fan-out has the rest; unused shares flow on.
     pub fn fill(&mut self, now_ms: u64, out: &mut Outbox) {
         self.run_timers(now_ms);
+        self.let_go(now_ms);
         let share = self.settings.batch / 4;
         let mut left = self.settings.batch;
         left -= self.serve_first(now_ms, share, out);

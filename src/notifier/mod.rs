@@ -10,6 +10,7 @@ mod chunks;
 mod compose;
 pub mod counters;
 mod dialog;
+pub mod drain;
 mod fanout;
 pub mod handle;
 mod hops;
@@ -42,6 +43,7 @@ use crate::wire::{Batch, Datagram, Flow};
 
 use bodies::{Bodies, PartSets};
 use counters::Counters;
+use drain::Drain;
 use fanout::{Cursor, FirstTimer};
 use handle::{Handle, HandleKey};
 use hops::Hops;
@@ -149,7 +151,7 @@ pub struct Notifier {
     due: VecDeque<u32>,
     cursor: Cursor,
     live: usize,
-    draining: bool,
+    draining: Option<Drain>,
     counters: Counters,
 }
 
@@ -186,7 +188,7 @@ impl Notifier {
             due: VecDeque::new(),
             cursor: Cursor::default(),
             live: 0,
-            draining: false,
+            draining: None,
             counters: Counters::default(),
             settings,
         }
@@ -207,19 +209,6 @@ impl Notifier {
     /// Takes the result of `Effect::Locate`; the SUBSCRIBE it parked is to be received again.
     pub fn located(&mut self, now_ms: u64, target: Target, location: Location) {
         self.names.learn(now_ms, target, location);
-    }
-
-    /// Begins the end: every subscription gets a NOTIFY `terminated`, new SUBSCRIBEs are refused. No other live notifier
-    /// is known here, so the reason is probation with a random time of 2 to 10 s (RFC 6665 4.1.3).
-    pub fn drain(&mut self) {
-        self.draining = true;
-        for slot in 0..self.slots.end() {
-            if self.slots.get(slot).phase == Phase::Active {
-                let retry_after_s = rand::RngExt::random_range(&mut self.random, 2..=10);
-                let retry_after_s = NonZeroU8::new(retry_after_s);
-                self.begin_ending(slot, Reason::Probation, retry_after_s);
-            }
-        }
     }
 
     /// Subscriptions that have not ended.
@@ -267,7 +256,8 @@ impl Notifier {
         let opens = self.window.opens_ms().filter(|_| queued || moving);
         let timer = self.first_timers.front().map(|timer| timer.due_ms);
         let wheel = self.wheel.next_ms();
-        [opens, timer, wheel].into_iter().flatten().min()
+        let end = self.draining.as_ref().and_then(Drain::next_ms);
+        [opens, timer, wheel, end].into_iter().flatten().min()
     }
 
     /// Ends a subscription after one last NOTIFY with this reason.

@@ -32,6 +32,8 @@ pub(super) enum Detail {
     /// A Warning with code 399.
     Warning(String),
     RetryAfter,
+    /// Where the request may be served.
+    Contacts(String),
     MinExpires(u32),
     /// What the refused field should have held.
     Header(&'static str, &'static str),
@@ -51,6 +53,14 @@ impl Refusal {
         Refusal {
             status,
             detail: Detail::Warning(why.to_string()),
+        }
+    }
+
+    /// 302, to go to one of these.
+    pub fn moved(contacts: String) -> Self {
+        Refusal {
+            status: 302,
+            detail: Detail::Contacts(contacts),
         }
     }
 
@@ -331,6 +341,7 @@ fn describe(response: &mut Response<'_>, refusal: &Refusal, agent: &str) {
     match &refusal.detail {
         Detail::None => {}
         Detail::Warning(text) => drop(response.warning(agent, text)),
+        Detail::Contacts(contacts) => drop(response.header("Contact", contacts.as_bytes())),
         Detail::RetryAfter => drop(response.number("Retry-After", RETRY_AFTER_S)),
         Detail::MinExpires(least_s) => drop(response.number("Min-Expires", (*least_s).into())),
         Detail::Header("Allow", _) => drop(response.header("Allow", ALLOW)),

@@ -126,10 +126,11 @@ impl Notifier {
         if !self.settings.may_subscribe(flow.peer.ip()) {
             return Err(Refusal::because(403, "this network may not subscribe"));
         }
-        if self.draining {
-            return Err(Refusal::no_room());
-        }
         let wish = self.read_wish(request, &event)?;
+        // A fetch is over at once, and is served to the end.
+        if self.draining.is_some() && wish.expires_s > 0 {
+            return Err(self.elsewhere(request, flow.transport));
+        }
         let mut routes = Vec::new();
         route_set(request.message, &mut routes)?;
         // RFC 3261 12.1.1, RFC 6665 4.1: a request that makes a dialog has one Contact.

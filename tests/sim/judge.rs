@@ -133,6 +133,8 @@ pub struct Judge {
     crowded_ms: HashMap<(u8, Option<Flow>), u64>,
     pub tally: Tally,
     pub draining: bool,
+    /// Other notifiers are known that subscribers can go to.
+    pub has_others: bool,
     /// Something happened so near a timer that its count may be either.
     pub unsure: bool,
 }
@@ -164,6 +166,7 @@ impl Judge {
             crowded_ms: HashMap::new(),
             tally: Tally::default(),
             draining: false,
+            has_others: false,
             unsure: false,
         }
     }
@@ -791,7 +794,13 @@ impl Judge {
             let reason = param(state, "reason").unwrap_or_default();
             let known = match reason {
                 "timeout" => true,
-                "probation" => param(state, "retry-after").is_some() && self.draining,
+                "probation" => {
+                    param(state, "retry-after").is_some() && self.draining && !self.has_others
+                }
+                // RFC 6665 4.1.3: "retry-after" has no meaning with it.
+                "deactivated" => {
+                    param(state, "retry-after").is_none() && self.draining && self.has_others
+                }
                 _ => false,
             };
             if !known || param(state, "expires").is_some() {

@@ -1,5 +1,7 @@
 //! What a seed chooses: the faults, the population, the table, and how long it all lasts.
 
+use fanfare::notifier::drain::Other;
+use fanfare::wire::Transport;
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
 
@@ -65,6 +67,18 @@ pub enum Ending {
 }
 
 impl Plan {
+    /// Notifiers that an ending node knows: of half the worlds none.
+    pub fn others(&self) -> Vec<Other> {
+        let others = [Transport::Udp, Transport::Tcp].map(|transport| Other {
+            address: ([127, 0, 0, 2], 5060).into(),
+            transport,
+        });
+        others
+            .into_iter()
+            .filter(|_| self.seed.is_multiple_of(2))
+            .collect()
+    }
+
     pub fn new(seed: u64) -> Plan {
         let mut random = SmallRng::seed_from_u64(seed ^ 0x9e37_79b9);
         let kind = match random.random_range(0..20) {

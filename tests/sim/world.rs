@@ -225,12 +225,16 @@ impl World {
         let mut rest_ms = 1_800_000 + 32_000 + 70_000;
         if self.plan.ending == Ending::Drain {
             self.judge.draining = true;
+            let others = self.plan.others();
+            self.judge.has_others = !others.is_empty();
             for shard in &mut self.shards {
-                shard.notifier.drain();
+                shard
+                    .notifier
+                    .drain(self.net.now_ms, others.clone(), 10_000);
                 shard.touched = true;
                 shard.due_ms = 0;
             }
-            rest_ms = 110_000;
+            rest_ms = 120_000;
         }
         self.until(self.net.now_ms + rest_ms);
         self.emptied();

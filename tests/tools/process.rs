@@ -1,9 +1,10 @@
 //! A `fanfare` process that ends with its test.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::thread;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -14,6 +15,8 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 pub struct Fanfare {
     child: Child,
     lines: Receiver<String>,
+    log: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Fanfare {
@@ -29,9 +32,16 @@ impl Fanfare {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
         command.args(arguments).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = command.spawn().expect("the binary runs");
+        let mut child = command.spawn().expect("the binary runs");
         let (_, lines) = channel();
-        Fanfare { child, lines }
+        let log = Arc::default();
+        let reader = follow(child.stderr.take().expect("a pipe"), Arc::clone(&log));
+        Fanfare {
+            child,
+            lines,
+            log,
+            reader: Some(reader),
+        }
     }
 
     /// One whose standard output is closed.
@@ -80,10 +90,14 @@ impl Fanfare {
                 Err(RecvTimeoutError::Disconnected) => thread::yield_now(),
             }
         };
-        let mut stderr = String::new();
-        let mut pipe = self.child.stderr.take().expect("a pipe");
-        pipe.read_to_string(&mut stderr).expect("text");
-        (status, stderr)
+        let reader = self.reader.take().expect("it ends once");
+        reader.join().expect("the reader does not panic");
+        (status, self.log())
+    }
+
+    /// What it wrote to standard error until now.
+    pub fn log(&self) -> String {
+        self.log.lock().expect("the reader does not panic").clone()
     }
 }
 
@@ -93,6 +107,16 @@ impl Drop for Fanfare {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+fn follow(mut stderr: ChildStderr, log: Arc<Mutex<String>>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        let mut buffer = [0; 4_096];
+        while let Ok(length @ 1..) = stderr.read(&mut buffer) {
+            let piece = String::from_utf8_lossy(&buffer[..length]);
+            log.lock().expect("no reader panics").push_str(&piece);
+        }
+    })
 }
 
 fn lines(stdout: ChildStdout) -> Receiver<String> {

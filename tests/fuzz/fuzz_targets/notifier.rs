@@ -101,7 +101,7 @@ impl World {
                 .notifier
                 .disconnected(self.now_ms, flow(acts.byte()?), &mut self.out),
             6 => self.notifier.unreachable(self.now_ms, flow(acts.byte()?)),
-            _ if acts.byte()? == 0 => self.notifier.drain(),
+            _ if acts.byte()? == 0 => self.notifier.drain(self.now_ms, Vec::new(), 0),
             _ => {}
         }
         Some(())

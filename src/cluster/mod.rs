@@ -1,0 +1,180 @@
+//! How nodes share what their compositors know. An engine on a thread of its own speaks to the others; the control thread
+//! gives it what is new here and is given what is new there. Knows no SIP, no subscriber and no shard.
+
+use std::io;
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+use crate::compositor::Record;
+use crate::counters::counters;
+
+pub mod frame;
+mod gossip;
+mod link;
+pub mod member;
+pub mod message;
+
+use message::{Message, Place};
+
+/// The engine's thread: what panics there is begun anew, for it is not ours and holds nothing that is not elsewhere.
+pub const THREAD: &str = "cluster";
+/// Messages that may wait for the engine, and for the control thread.
+const QUEUE: usize = 4_096;
+/// A starting node is no longer stale after this, whether anybody answered or not.
+pub const SYNC_WITHIN: Duration = Duration::from_secs(10);
+
+counters! {
+    /// Datagrams between nodes that came.
+    cluster_datagrams,
+    /// Bytes of them.
+    cluster_bytes,
+    /// Datagrams from networks that may not speak to this node.
+    cluster_strangers,
+    /// Datagrams of another cluster.
+    cluster_wrong_id,
+    /// Datagrams whose check was wrong.
+    cluster_forged,
+    /// Datagrams and values that could not be read.
+    cluster_malformed,
+    /// Datagrams that could not be sent.
+    cluster_send_failures,
+    /// Messages dropped because too many waited.
+    cluster_overflows,
+    /// Publications answered although no other node confirmed them in time.
+    cluster_unconfirmed,
+    /// Times another node of this name was seen alive.
+    cluster_name_conflicts,
+    /// Times the engine had to begin anew.
+    cluster_restarts,
+}
+
+/// What a node needs to be one of a cluster.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub node: Arc<str>,
+    /// Nodes of another id are none of ours.
+    pub cluster_id: String,
+    /// Where others reach this node.
+    pub advertise: SocketAddr,
+    /// Nodes to begin with, as host:port.
+    pub seeds: Vec<String>,
+    pub secret: Option<Vec<u8>>,
+    /// Who may speak to this node.
+    pub allow: Vec<IpNet>,
+    pub interval: Duration,
+    /// Greater with every start of the process, in Unix ms; of the engine's first life, and of the one it lives.
+    pub first_generation: u64,
+    pub generation: u64,
+}
+
+/// What the engine is told.
+#[derive(Debug)]
+pub enum ToCluster {
+    /// A publication that is to be answered once another node has it: `Kept` tells. `everyone`: all are to hear of it at
+    /// once, not only with the next gossip.
+    Keep {
+        ticket: u64,
+        record: Box<Record>,
+        everyone: bool,
+    },
+    /// What else is new here.
+    Tell(Vec<Record>),
+    /// What this node keeps for one that is dead: those who come later are told.
+    Hold(Vec<Record>),
+    /// What is known of nodes that are taken for dead: each is told, for it may not be.
+    Accuse(Vec<Record>),
+    /// What this server is, as `node` knows it.
+    Ask { node: Arc<str>, place: Place },
+    /// An answer to what another node wants.
+    Answer { to: SocketAddr, message: Message },
+    /// Servers of which this node need not tell any more: another one alive knows better, or nobody remembers them.
+    Forget(Vec<Place>),
+    /// The end of the process.
+    Leave,
+}
+
+/// What the engine tells.
+#[derive(Debug)]
+pub enum FromCluster {
+    Records(Vec<Record>),
+    /// Another node has this publication, or there is none.
+    Kept {
+        ticket: u64,
+    },
+    /// The nodes alive, this one among them.
+    Live(Vec<Arc<str>>),
+    /// All that others knew at the start is known here.
+    Synced,
+    /// The engine had to begin anew: what it was told it has forgotten, and no ticket of before is ever kept.
+    Restarted,
+    /// Another node wants to know of one server.
+    Asked {
+        from: SocketAddr,
+        place: Place,
+    },
+    /// Another node wants to know of all servers after this one.
+    Pulled {
+        from: SocketAddr,
+        number: u32,
+        after: Option<Place>,
+    },
+}
+
+/// The way to the engine, and back.
+#[derive(Debug)]
+pub struct Cluster {
+    to: mpsc::Sender<ToCluster>,
+    pub from: mpsc::Receiver<FromCluster>,
+    counters: Arc<Mutex<Counters>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Cluster {
+    /// Starts the engine on a socket that is bound already.
+    pub fn gossip(settings: Settings, socket: UdpSocket) -> io::Result<Cluster> {
+        let (to, inbox) = mpsc::channel(QUEUE);
+        let (out, from) = mpsc::channel(QUEUE);
+        let counters = Arc::new(Mutex::new(Counters::default()));
+        socket.set_nonblocking(true)?;
+        let counted = Arc::clone(&counters);
+        let thread = std::thread::Builder::new()
+            .name(THREAD.to_owned())
+            .spawn(move || gossip::run(&settings, &socket, inbox, &out, &counted))?;
+        Ok(Cluster {
+            to,
+            from,
+            counters,
+            thread: Some(thread),
+        })
+    }
+
+    /// Has the engine say what it was told last, and end.
+    pub fn leave(&mut self) {
+        // With a full queue it is too busy to say anything more.
+        if self.tell(ToCluster::Leave).is_ok()
+            && let Some(thread) = self.thread.take()
+        {
+            // What it tells nobody hears now, and it must not wait for that.
+            self.from.close();
+            // It has reported its own panic.
+            let _ = thread.join();
+        }
+    }
+
+    /// Gives the message back when the engine has no room for it.
+    pub fn tell(&self, message: ToCluster) -> Result<(), ToCluster> {
+        self.to
+            .try_send(message)
+            .map_err(|error| error.into_inner())
+    }
+
+    pub fn counters(&self) -> Counters {
+        *self.counters.lock()
+    }
+}

@@ -1,0 +1,108 @@
+//! What may come to a cluster's port that should not: none of it is believed, all of it is counted, and the node goes on.
+
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::farm::{Node, Publisher};
+use crate::process::PATIENCE;
+
+/// What a node wrote to standard error until its end.
+fn log_of(node: Node) -> String {
+    node.process.signal(Signal::TERM);
+    let (status, log) = node.process.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    log
+}
+
+fn counted(log: &str, name: &str) -> u64 {
+    let line = log
+        .lines()
+        .rev()
+        .find(|line| line.contains("counters shards="));
+    let count = line.and_then(|line| {
+        let mut fields = line.split(' ').filter_map(|field| field.split_once('='));
+        fields.find(|(key, _)| *key == name)?.1.parse().ok()
+    });
+    count.unwrap_or_default()
+}
+
+#[test]
+fn datagrams_of_strangers_other_clusters_and_wrong_secrets_change_nothing() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let config = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        std::fs::write(&path, text).expect("written");
+        path.to_str().expect("text").to_owned()
+    };
+    let good = config("good", "[cluster]\nsecret = \"correct horse\"\n");
+    let bad = config("bad", "cluster-secret = \"battery staple\"\n");
+    let first = Node::start("n1", &[], &["--config", &good]);
+    let second = Node::start("n2", &[first.gossip], &["--config", &good]);
+    let forger = Node::start("n3", &[first.gossip], &["--config", &bad]);
+    let plain = Node::start("n4", &[first.gossip], &[]);
+    let other = Node::start("n5", &[first.gossip], &["--cluster-id", "other"]);
+    let noise = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    for length in [0, 1, 12, 17, 18, 100, 60_000] {
+        noise
+            .send_to(&vec![b'F'; length], first.gossip)
+            .expect("sent");
+        let mut near = b"FF1".to_vec();
+        near.resize(length + 3, 0);
+        noise.send_to(&near, first.gossip).expect("sent");
+    }
+    let mut publisher = Publisher::new();
+    for (number, node) in [&forger, &plain, &other].into_iter().enumerate() {
+        publisher
+            .publish(node.sip, &format!("bad{number}"), 1, 600)
+            .tag();
+    }
+    let watch = first.watch();
+    publisher.publish(second.sip, "good", 1, 600).tag();
+    let view = watch
+        .view_where(|view| view.status("good") == Some("up") && view.status("n2") == Some("up"));
+    for id in ["bad0", "bad1", "bad2", "n3", "n4", "n5"] {
+        assert_eq!(view.status(id), None, "{id}");
+    }
+    // The others have asked for all that is known every quarter of a second.
+    drop(watch);
+    let log = log_of(first);
+    for name in ["cluster_malformed", "cluster_forged", "cluster_wrong_id"] {
+        assert!(counted(&log, name) > 0, "{name}\n{log}");
+    }
+    assert!(log.contains("datagram of the cluster refused"), "{log}");
+}
+
+#[test]
+fn networks_that_are_not_allowed_are_not_heard() {
+    let first = Node::start("n1", &[], &["--gossip-allow", "192.0.2.0/24"]);
+    let second = Node::start("n2", &[first.gossip], &[]);
+    let watch = second.watch();
+    // It gives up asking after ten seconds.
+    let view = watch.view_where(|view| !view.is_stale());
+    assert_eq!(view.status("n1"), None);
+    drop(watch);
+    let asked = log_of(second);
+    assert!(asked.contains("no node told all it knows"), "{asked}");
+    let log = log_of(first);
+    assert!(counted(&log, "cluster_strangers") > 0, "{log}");
+}
+
+#[test]
+fn two_nodes_of_one_name_are_told_apart_in_the_log() {
+    let first = Node::start("n1", &[], &[]);
+    let second = Node::start("n2", &[first.gossip], &[]);
+    let twin = Node::start("n2", &[first.gossip], &[]);
+    let mut publisher = Publisher::new();
+    publisher.publish(second.sip, "a", 1, 600).tag();
+    publisher.publish(twin.sip, "b", 1, 600).tag();
+    let watch = first.watch();
+    watch.view_where(|view| view.status("a") == Some("up") && view.status("b") == Some("up"));
+    let until = Instant::now() + PATIENCE;
+    let complains = |node: &Node| node.process.log().contains("another node of this name");
+    while !complains(&second) && !complains(&twin) {
+        assert!(Instant::now() < until, "nobody complains");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

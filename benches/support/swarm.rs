@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "each of its users needs a part of it")]
 
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
 use std::sync::Arc;
@@ -106,13 +106,24 @@ impl Swarm {
 
     /// The same with a cluster of so many servers to watch: documents that go in parts.
     pub fn watching(shape: Shape, servers: usize, count: usize, gauge: Gauge) -> (Self, Round) {
+        Self::made(shape, servers, count, RECEIVE_BUFFER, gauge)
+    }
+
+    /// The same at a node with a receive buffer of so many bytes.
+    pub fn made(
+        shape: Shape,
+        servers: usize,
+        count: usize,
+        receive_buffer: usize,
+        gauge: Gauge,
+    ) -> (Self, Round) {
         let listen = SocketAddr::from(([127, 0, 0, 1], 5060));
         let settings = Arc::new(Settings::for_address(listen));
         let view = cluster::view(servers);
         let views = vec![Arc::new(view.clone())];
         let key = HandleKey([7; 16]);
         let mut swarm = Swarm {
-            notifier: Notifier::new(settings, 0, key, 1, RECEIVE_BUFFER, views, 0),
+            notifier: Notifier::new(settings, 0, key, 1, receive_buffer, views, 0),
             out: Outbox::new(BATCH),
             view,
             now_ms: 0,
@@ -216,26 +227,31 @@ impl Swarm {
     }
 
     /// One server changes while so many more entities subscribe in every millisecond; the way to a peer and back takes
-    /// `path_ms`, and each `dead_each`th NOTIFY is never answered (0: all are). Virtual milliseconds until as many NOTIFYs
-    /// of the change went out as there were subscribers; `None`: not within `most_ms`. The notifier has turns only when it
-    /// asked for them, and when something came.
+    /// about `path_ms`, and each `dead_each`th NOTIFY is never answered (0: all are). Virtual milliseconds until as many NOTIFYs
+    /// of the change went out as there were subscribers, and the longest time without any; `None`: not within `most_ms`.
+    /// The notifier has turns only when it asked for them, and when something came.
     pub fn change_amid(
         &mut self,
         path_ms: u64,
         dead_each: usize,
         join_each_ms: usize,
         most_ms: u64,
-    ) -> Option<u64> {
+    ) -> Option<(u64, u64)> {
         let members = self.tags.len();
         self.now_ms += PAUSE_MS;
         self.view = cluster::changed(&self.view);
         self.notifier.learn(0, Arc::new(self.view.clone()));
         let (begun_ms, mut sent, mut joined) = (self.now_ms, 0, 0);
-        let mut answers: VecDeque<(u64, Flow, Vec<u8>)> = VecDeque::new();
+        let (mut told_ms, mut longest_ms) = (begun_ms, 0);
+        let mut answers: BTreeMap<(u64, u64), (Flow, Vec<u8>)> = BTreeMap::new();
+        let mut order = 0;
         while self.now_ms < begun_ms + most_ms {
             self.inbound.clear();
-            while let Some((_, flow, text)) = answers.pop_front_if(|(due, ..)| *due <= self.now_ms)
+            while let Some(entry) = answers
+                .first_entry()
+                .filter(|one| one.key().0 <= self.now_ms)
             {
+                let (flow, text) = entry.remove();
                 self.inbound.next(flow).extend_from_slice(&text);
             }
             for number in members + joined..members + joined + join_each_ms {
@@ -256,18 +272,25 @@ impl Swarm {
                 }
                 let is_first = !memmem(&datagram.bytes, b"state=\"partial\"");
                 sent += usize::from(!is_first);
+                if !is_first {
+                    longest_ms = longest_ms.max(self.now_ms - told_ms);
+                    told_ms = self.now_ms;
+                }
                 if dead_each == 0 || sent % dead_each != 0 {
                     let mut text = Vec::new();
                     answer(datagram, &mut text);
-                    answers.push_back((self.now_ms + path_ms, datagram.flow, text));
+                    // Not all at once.
+                    order += 1;
+                    let way_ms = path_ms / 2 + order * 7 % path_ms.max(1);
+                    answers.insert((self.now_ms + way_ms, order), (datagram.flow, text));
                 }
             }
             self.out.batch.clear();
             if sent >= members {
-                return Some(self.now_ms - begun_ms);
+                return Some((self.now_ms - begun_ms, longest_ms));
             }
             let deadline = self.notifier.next_deadline_ms(self.now_ms);
-            let answered = answers.front().map(|(due_ms, ..)| *due_ms);
+            let answered = answers.keys().next().map(|(due_ms, _)| *due_ms);
             let joins = (join_each_ms > 0).then_some(self.now_ms + 1);
             let next = [deadline, answered, joins].into_iter().flatten().min()?;
             // A turn takes time, however short.

@@ -84,15 +84,19 @@ enum Sent {
 }
 
 impl Notifier {
-    /// Fills the batch with what is due: first NOTIFYs, retransmissions and what became due may each take a quarter before
-    /// the fan-out has the rest; unused shares flow on.
+    /// Fills the batch with what is due: first NOTIFYs, retransmissions and what became due may each take a quarter of it, and
+    /// of the window, before the fan-out has the rest; unused shares flow on.
     pub fn fill(&mut self, now_ms: u64, out: &mut Outbox) {
         self.run_timers(now_ms);
         self.let_go(now_ms);
-        let share = self.settings.batch / 4;
+        let mut share = self.settings.batch / 4;
+        if self.cursor.is_moving() {
+            share = share.min(self.window.room(now_ms).div_ceil(4) as usize);
+        }
         let mut left = self.settings.batch;
         left -= self.serve_first(now_ms, share, out);
-        left -= self.serve_again(now_ms, share, out);
+        // They pass the window.
+        left -= self.serve_again(now_ms, self.settings.batch / 4, out);
         left -= self.serve_due(now_ms, share, out);
         left -= self.fan_out(now_ms, left, out);
         left -= self.serve_first(now_ms, left, out);

@@ -91,17 +91,27 @@ const TASKS: &str = "/proc/self/task";
 #[derive(Debug, Default)]
 pub struct Shards {
     last: Option<(Instant, u64)>,
+    smooth: Option<f64>,
 }
 
 impl Shards {
-    /// In per cent of the shards' cores since the last sample; `None` for the first.
+    /// In per cent of the shards' cores, smoothed over the last samples; `None` for the first.
     pub fn sample(&mut self, now: Instant) -> Option<u8> {
         let ran: Vec<u64> = shard_times().unwrap_or_default();
         let total = ran.iter().sum();
         let (then, before) = self.last.replace((now, total))?;
         let passed = now.saturating_duration_since(then).as_nanos() as f64 * ran.len() as f64;
         let busy = total.saturating_sub(before) as f64;
-        (passed > 0.0).then(|| (100.0 * busy / passed).round().clamp(0.0, 100.0) as u8)
+        if passed <= 0.0 {
+            return None;
+        }
+        let load = 100.0 * busy / passed;
+        let newest = f64::from(NEWEST) / 100.0;
+        let smooth = self
+            .smooth
+            .map_or(load, |smooth| smooth + newest * (load - smooth));
+        self.smooth = Some(smooth);
+        Some(smooth.round().clamp(0.0, 100.0) as u8)
     }
 }
 

@@ -142,9 +142,9 @@ pub fn run(config: Config) -> Result<(), Error> {
     let compositor = Compositor::new(compositor_config(&config), key, now);
     let gossip = config.cluster.as_ref().map(bind_gossip).transpose()?;
     let member = match &config.cluster {
-        Some(cluster) => {
+        Some(_) => {
             let own = own_entry(&config, &addresses);
-            Member::among(now, compositor, own, cluster.join.is_empty())
+            Member::among(now, compositor, own)
         }
         None => Member::alone(compositor),
     };
@@ -279,6 +279,11 @@ fn compositor_config(config: &Config) -> CompositorConfig {
         .map(|domain| domain.as_ref().into())
         .collect();
     compositor.forget_after_s = config.forget_after_s;
+    if let Some(cluster) = &config.cluster {
+        compositor.new_node_ms = compositor
+            .new_node_ms
+            .max(NEW_NODE_ROUNDS * cluster.interval_ms);
+    }
     compositor
 }
 
@@ -296,6 +301,8 @@ fn tag_key(cluster: &ClusterConfig) -> [u8; 16] {
     key
 }
 
+/// After so many rounds of gossip a node that is there is known to be alive.
+const NEW_NODE_ROUNDS: u64 = 20;
 /// Gossip comes in bursts of large datagrams.
 const GOSSIP_BUFFER: usize = 4 << 20;
 

@@ -77,7 +77,27 @@ fn a_bad_file_is_refused_in_one_line_that_says_what_and_where() {
         ),
         (
             "[tcp]\nidle = 1",
-            ":1: unknown key tcp; the keys are those of `fanfare serve --help`",
+            ":2: tcp-idle = 1: not allowed; allowed: a time such as 100ms, 2s, 5m or plain seconds, from 32s to 86400s",
+        ),
+        (
+            "[tcp]\nidel = 1",
+            ":2: unknown key tcp-idel; the keys are those of `fanfare serve --help`",
+        ),
+        (
+            "join = [\"node1.example.com\"]",
+            ":1: join = \"node1.example.com\": not allowed; allowed: at most 64 hosts or addresses with port, as node1.example.com:7946",
+        ),
+        (
+            "join = [\"node1.example.com:7946\"]",
+            ":1: join = \"node1.example.com:7946\": means nothing without gossip",
+        ),
+        (
+            "gossip = \"0.0.0.0:7946\"",
+            ":1: gossip = \"0.0.0.0:7946\": not allowed; allowed: an address that other nodes reach, with port, as 192.0.2.1:7946",
+        ),
+        (
+            "[cluster]\nsecret = \"short\"",
+            ":2: cluster-secret = \"short\": not allowed; allowed: a text of 8 to 256 bytes",
         ),
         (
             "# x\nlisten = [\n  \"127.0.0.1:5060\",\n  \"localhost:5060\",\n]",

@@ -52,10 +52,11 @@ impl Response {
     }
 
     /// Whether the same request may succeed later. RFC 3261 21.4: most 4xx must not be retried without a change; 21.5:
-    /// a server failed, and another time may not; 501, 505 and 513 will.
+    /// a server failed, and another time may not; 501, 505 and 513 will. A notifier that ends says 302: whoever asks it again
+    /// finds it back, or finds it gone.
     pub fn is_temporary(&self) -> bool {
         match self.status {
-            408 | 429 | 480 | 491 => true,
+            302 | 408 | 429 | 480 | 491 => true,
             501 | 505 | 513 => false,
             status => (500..600).contains(&status),
         }

@@ -13,7 +13,7 @@ use rand::seq::IteratorRandom;
 use tokio::net::{UdpSocket, lookup_host};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep_until};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use super::frame::Frames;
 use super::link::{Link, Opened};
@@ -38,10 +38,16 @@ const TELL_AGAIN: Duration = Duration::from_millis(60);
 const TELL_WITHIN: Duration = Duration::from_millis(200);
 /// Nodes told of what need not be known everywhere at once.
 const FEW: usize = 2;
+/// A node without seeds waits so long for others that remember it.
+const ALONE_WITHIN: Duration = Duration::from_secs(2);
+/// Nodes that are not alive, and seeds while nobody is, are looked for so often.
+const LOOK_FOR: Duration = Duration::from_secs(5);
 /// A page that did not come is asked for again.
 const PULL_AGAIN: Duration = Duration::from_millis(250);
 /// The former process of this node's name is seen alive for a while after a restart.
 const FORMER_LIFE: Duration = Duration::from_secs(10);
+/// Addresses of seeds that may wait.
+const SEEDS_FOUND: usize = 64;
 /// Our own messages that may wait.
 const INBOUND: usize = 1_024;
 /// Dead nodes whose addresses are remembered.
@@ -86,9 +92,13 @@ pub fn run(
         Err(error) => return error!(%error, "no runtime for gossip: this node stands alone"),
     };
     let mut settings = settings.clone();
+    let mut known = Known::default();
     loop {
         let life = || match socket.try_clone() {
-            Ok(socket) => runtime.block_on(live(&settings, socket, &mut inbox, out, counters)),
+            Ok(socket) => {
+                let queues = (&mut inbox, out);
+                runtime.block_on(live(&settings, socket, queues, counters, &mut known))
+            }
             Err(error) => Err(error.into()),
         };
         // A panic here has been reported; nothing that it may have left half done is used again.
@@ -110,9 +120,9 @@ pub fn run(
 async fn live(
     settings: &Settings,
     socket: std::net::UdpSocket,
-    inbox: &mut mpsc::Receiver<ToCluster>,
-    out: &mpsc::Sender<FromCluster>,
+    (inbox, out): (&mut mpsc::Receiver<ToCluster>, &mpsc::Sender<FromCluster>),
     counters: &Arc<Mutex<Counters>>,
+    known: &mut Known,
 ) -> anyhow::Result<()> {
     let socket = UdpSocket::from_std(socket)?;
     let frames = Frames::new(&settings.cluster_id, settings.secret.as_deref());
@@ -133,6 +143,9 @@ async fn live(
     let (changed, woken) = listen(settings, &handle).await;
     let mut look = tokio::time::interval(settings.interval);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let (found_to, mut found) = mpsc::channel(SEEDS_FOUND);
+    let mut look_for = tokio::time::interval(LOOK_FOR);
+    look_for.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let ended = handle.termination_watcher();
     tokio::pin!(ended);
     let mut engine = Engine {
@@ -141,8 +154,8 @@ async fn live(
         link,
         handle,
         counters: Arc::clone(counters),
-        peers: BTreeMap::new(),
-        former: BTreeMap::new(),
+        known,
+        found: found_to,
         suspects: BTreeMap::new(),
         tellings: HashMap::new(),
         next: 0,
@@ -171,6 +184,8 @@ async fn live(
                 }
             }
             _ = look.tick() => engine.look().await,
+            _ = look_for.tick() => engine.look_for(),
+            Some(seed) = found.recv() => engine.handle.gossip(seed)?,
             result = &mut ended => {
                 result?;
                 anyhow::bail!("chitchat has ended");
@@ -192,7 +207,13 @@ fn configuration(settings: &Settings) -> ChitchatConfig {
         cluster_id: settings.cluster_id.clone(),
         gossip_interval: settings.interval,
         listen_addr: settings.advertise,
-        seed_nodes: settings.seeds.clone(),
+        // Names are looked up beside it: it would wait for each before it does anything.
+        seed_nodes: settings
+            .seeds
+            .iter()
+            .filter(|seed| seed.parse::<SocketAddr>().is_ok())
+            .cloned()
+            .collect(),
         failure_detector_config: FailureDetectorConfig {
             phi_threshold: PHI,
             sampling_window_size: SAMPLES,
@@ -233,6 +254,22 @@ async fn listen(settings: &Settings, handle: &ChitchatHandle) -> (Changed, Arc<N
     (changed, woken)
 }
 
+/// One life of another node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Peer {
+    address: SocketAddr,
+    generation: u64,
+}
+
+/// The other nodes, over all lives of the engine.
+#[derive(Debug, Default)]
+struct Known {
+    /// Those alive.
+    peers: BTreeMap<Arc<str>, Peer>,
+    /// Where nodes were that are not.
+    former: BTreeMap<Arc<str>, SocketAddr>,
+}
+
 /// Records told and not confirmed.
 struct Telling {
     ticket: u64,
@@ -258,16 +295,18 @@ enum Sync {
 
 impl Sync {
     fn begin(settings: &Settings) -> Self {
-        if settings.seeds.is_empty() {
-            return Sync::Done;
-        }
+        let within = match settings.seeds[..] {
+            // Whoever is there tells himself soon.
+            [] => ALONE_WITHIN,
+            _ => SYNC_WITHIN,
+        };
         Sync::Asking {
             number: rand::random(),
             after: None,
             whom: None,
             tries: 0,
             again: Instant::now(),
-            until: Instant::now() + SYNC_WITHIN,
+            until: Instant::now() + within,
         }
     }
 }
@@ -278,10 +317,9 @@ struct Engine<'e> {
     link: Arc<Link>,
     handle: ChitchatHandle,
     counters: Arc<Mutex<Counters>>,
-    /// The living, this node left out.
-    peers: BTreeMap<Arc<str>, SocketAddr>,
-    /// Where nodes were that are not alive.
-    former: BTreeMap<Arc<str>, SocketAddr>,
+    known: &'e mut Known,
+    /// Seeds that were looked up.
+    found: mpsc::Sender<SocketAddr>,
     /// Peers that are not heard of, and since when.
     suspects: BTreeMap<Arc<str>, Instant>,
     tellings: HashMap<u32, Telling>,
@@ -314,17 +352,17 @@ impl Engine<'_> {
             }
             ToCluster::Ask { node, place } => {
                 let message = Message::Ask { place };
-                match self.peers.get(&node) {
-                    Some(peer) => self.link.send(*peer, &message).await,
-                    None => self.send_all(&message).await,
-                }
+                // The node that gave the lease knows for certain; it may be dead, and others have heard of it.
+                debug!(%node, "asking for a lease");
+                self.send_all(&message).await;
             }
             ToCluster::Hold(records) => self.set(&records).await,
             ToCluster::Accuse(records) => {
                 for record in records {
                     let node = Arc::clone(record.id());
-                    let whom = self.peers.get(&node).or_else(|| self.former.get(&node));
-                    let Some(whom) = whom.copied() else { continue };
+                    let peer = self.known.peers.get(&node).map(|peer| peer.address);
+                    let whom = peer.or_else(|| self.known.former.get(&node).copied());
+                    let Some(whom) = whom else { continue };
                     let message = Message::Tell {
                         number: self.number(),
                         records: vec![record],
@@ -383,7 +421,8 @@ impl Engine<'_> {
 
     /// The living, and who was heard of lately: a node that comes is there before it is known to be alive.
     fn targets(&self) -> Vec<SocketAddr> {
-        let mut targets: Vec<SocketAddr> = self.peers.values().copied().collect();
+        let mut targets: Vec<SocketAddr> =
+            self.known.peers.values().map(|peer| peer.address).collect();
         targets.extend(self.link.lately());
         targets.sort_unstable();
         targets.dedup();
@@ -532,41 +571,61 @@ impl Engine<'_> {
                 *one = id;
             }
         }
-        let mut peers: BTreeMap<Arc<str>, SocketAddr> = newest
+        let peer = |id: &ChitchatId| Peer {
+            address: id.gossip_advertise_addr,
+            generation: id.generation_id,
+        };
+        let mut peers: BTreeMap<Arc<str>, Peer> = newest
             .into_iter()
-            .map(|(node, id)| (node, id.gossip_advertise_addr))
+            .map(|(node, id)| (node, peer(id)))
             .collect();
         let now = Instant::now();
         self.suspects.retain(|node, _| !peers.contains_key(node));
-        for (node, address) in &self.peers {
+        for (node, peer) in &self.known.peers {
             if peers.contains_key(node) {
                 continue;
             }
             let since = *self.suspects.entry(Arc::clone(node)).or_insert(now);
             if now < since + self.settings.interval * SUSPECTED {
-                peers.insert(Arc::clone(node), *address);
+                peers.insert(Arc::clone(node), *peer);
             }
         }
-        if peers == self.peers && !self.is_first_look {
+        if peers == self.known.peers && !self.is_first_look {
             return;
         }
         self.is_first_look = false;
-        for (node, address) in &self.peers {
-            if !peers.contains_key(node) {
+        let mut ended = Vec::new();
+        for (node, peer) in &self.known.peers {
+            let next = peers.get(node);
+            if next.is_none_or(|next| next.generation != peer.generation) {
                 warn!(%node, "node is dead");
                 self.suspects.remove(node);
-                self.former.insert(Arc::clone(node), *address);
+                self.known.former.insert(Arc::clone(node), peer.address);
+                ended.push(Arc::clone(node));
             }
         }
-        for node in peers.keys().filter(|node| !self.peers.contains_key(*node)) {
+        let former = std::mem::replace(&mut self.known.peers, peers);
+        let begun: Vec<Arc<str>> = self
+            .known
+            .peers
+            .keys()
+            .filter(|node| !former.contains_key(*node) || ended.contains(node))
+            .cloned()
+            .collect();
+        for node in &begun {
             info!(%node, "node is alive");
-            self.former.remove(node);
+            self.known.former.remove(node);
         }
-        while self.former.len() > FORMER_MOST {
-            self.former.pop_first();
+        while self.known.former.len() > FORMER_MOST {
+            self.known.former.pop_first();
         }
-        self.peers = peers;
-        let peers = self.peers.keys().cloned();
+        // One that came back before it was missed has died all the same: what it said is kept by those who stayed.
+        if begun.iter().any(|node| ended.contains(node)) {
+            let stayed = self.known.peers.keys().filter(|node| !ended.contains(node));
+            let stayed = stayed.chain([&ours]).cloned().collect();
+            self.give(FromCluster::Live(stayed)).await;
+        }
+        let peers = self.known.peers.keys().cloned();
         self.give(FromCluster::Live(peers.chain([ours]).collect()))
             .await;
     }
@@ -639,7 +698,13 @@ impl Engine<'_> {
             return;
         };
         if now >= *until {
-            warn!(seeds = ?self.settings.seeds, "no node told all it knows: this one goes on with what it has");
+            if !self.settings.seeds.is_empty() {
+                let seeds = &self.settings.seeds;
+                warn!(
+                    ?seeds,
+                    "no node told all it knows: this one goes on with what it has"
+                );
+            }
             self.sync = Sync::Done;
             return self.give(FromCluster::Synced).await;
         }
@@ -658,16 +723,46 @@ impl Engine<'_> {
         if let Some(whom) = *whom {
             return self.link.send(whom, &message).await;
         }
-        // Names are looked up meanwhile.
+        self.seek(Some(message));
+        for whom in self.link.lately() {
+            let Sync::Asking { number, after, .. } = &self.sync else {
+                return;
+            };
+            let message = Message::Pull {
+                number: *number,
+                after: after.clone(),
+            };
+            self.link.send(whom, &message).await;
+        }
+    }
+
+    /// Looks the seeds up, asks them what is to be asked, and gossips with them.
+    fn seek(&self, message: Option<Message>) {
         let (link, ours) = (Arc::clone(&self.link), self.settings.advertise);
-        let seeds = self.settings.seeds.clone();
+        let (seeds, found) = (self.settings.seeds.clone(), self.found.clone());
         tokio::spawn(async move {
             for seed in resolve(&seeds).await {
-                if seed != ours {
-                    link.send(seed, &message).await;
+                if seed == ours {
+                    continue;
                 }
+                if let Some(message) = &message {
+                    link.send(seed, message).await;
+                }
+                // With a full queue they are looked for again.
+                let _ = found.try_send(seed);
             }
         });
+    }
+
+    /// Looks for those who are not there: a farm that fell apart for long has forgotten its other half.
+    fn look_for(&mut self) {
+        if self.known.peers.is_empty() || !self.known.former.is_empty() {
+            self.seek(None);
+        }
+        if let Some(former) = self.known.former.values().choose(&mut rand::rng()) {
+            // The engine has ended: so does this one.
+            let _ = self.handle.gossip(*former);
+        }
     }
 }
 

@@ -105,10 +105,13 @@ impl Link {
                 }
                 continue;
             }
-            let Some(message) = Message::read(kind, &bytes) else {
+            let Some((message, bad)) = Message::read(kind, &bytes) else {
                 self.refuse(from, FrameError::Malformed);
                 continue;
             };
+            for _ in 0..bad {
+                self.refuse(from, FrameError::Malformed);
+            }
             if self.inbound.try_send((from, message)).is_err() {
                 self.counters.lock().cluster_overflows += 1;
             }

@@ -18,8 +18,9 @@ const UNHEARD_MS: u64 = 200;
 const BUSY_MS: u64 = 1_000;
 /// How often this node looks at itself and at the others.
 const LOOK_MS: u64 = 1_000;
-/// From so many points on a change of its load is told.
-const LOAD_STEP: u8 = 5;
+/// From so many points on a change of its load is told, and so seldom: telling it is itself work for every node.
+const LOAD_STEP: u8 = 10;
+const LOAD_MS: u64 = 10_000;
 /// Its own entry is told again though nothing changed: well within its lease.
 const ANNOUNCE_MS: u64 = 1_200_000;
 /// A lease so short cannot wait for gossip to carry its refreshes, in seconds.
@@ -95,17 +96,17 @@ impl Member {
         }
     }
 
-    /// A node among others, which see it as `own`. `is_first`: there is nobody to learn from; else its documents are stale
-    /// until it has learnt what others know.
-    pub fn among(now: Now, mut compositor: Compositor, own: Server, is_first: bool) -> Self {
+    /// A node among others, which see it as `own`. Its documents are stale until it has learnt what others know, or that
+    /// nobody is there.
+    pub fn among(now: Now, mut compositor: Compositor, own: Server) -> Self {
         compositor.set_live(now, vec![own.id.clone()]);
-        compositor.set_stale(!is_first);
+        compositor.set_stale(true);
         let mut member = Member {
             others: Some(Others {
                 own,
                 looked_ms: now.mono_ms,
                 announced_ms: now.mono_ms,
-                is_whole: is_first,
+                is_whole: false,
                 next_ticket: 0,
                 granted: BTreeMap::new(),
                 parked: VecDeque::new(),
@@ -327,11 +328,10 @@ impl Member {
             return;
         }
         others.looked_ms = now.mono_ms;
+        let may_tell = now.mono_ms >= others.announced_ms + LOAD_MS;
+        let is_news = |told: u8, load: u8| may_tell && told.abs_diff(load) >= LOAD_STEP;
         if let Some(load) = load()
-            && others
-                .own
-                .load
-                .is_none_or(|told| told.abs_diff(load) >= LOAD_STEP)
+            && others.own.load.is_none_or(|told| is_news(told, load))
         {
             others.own.load = Some(load);
         }

@@ -72,14 +72,15 @@ impl Message {
         out
     }
 
-    /// `None` where the bytes are no message of this kind: a record that cannot be read spoils the whole.
-    pub fn read(kind: Kind, bytes: &[u8]) -> Option<Message> {
+    /// The message, and how many records in it could not be read; `None` where the bytes are no message of this kind.
+    pub fn read(kind: Kind, bytes: &[u8]) -> Option<(Message, u64)> {
         let mut rest = bytes;
+        let mut bad = 0;
         let message = match kind {
             Kind::Gossip => return None,
             Kind::Tell => Message::Tell {
                 number: take_number(&mut rest)?,
-                records: take_records(&mut rest)?,
+                records: take_records(&mut rest, &mut bad)?,
             },
             Kind::Told => Message::Told {
                 number: take_number(&mut rest)?,
@@ -98,10 +99,10 @@ impl Message {
                 number: take_number(&mut rest)?,
                 is_last: take(&mut rest, 1)?[0] != 0,
                 is_whole: take(&mut rest, 1)?[0] != 0,
-                records: take_records(&mut rest)?,
+                records: take_records(&mut rest, &mut bad)?,
             },
         };
-        rest.is_empty().then_some(message)
+        rest.is_empty().then_some((message, bad))
     }
 }
 
@@ -155,10 +156,13 @@ fn take_place(rest: &mut &[u8]) -> Option<Place> {
     Some((take_text(rest)?.into(), take_text(rest)?.into()))
 }
 
-fn take_records(rest: &mut &[u8]) -> Option<Vec<Record>> {
+fn take_records(rest: &mut &[u8], bad: &mut u64) -> Option<Vec<Record>> {
     let mut records = Vec::new();
     while !rest.is_empty() {
-        records.push(take_text(rest)?.parse().ok()?);
+        match take_text(rest)?.parse() {
+            Ok(record) => records.push(record),
+            Err(_) => *bad += 1,
+        }
     }
     Some(records)
 }
@@ -206,10 +210,13 @@ mod tests {
             },
         ] {
             let bytes = message.write();
-            assert_eq!(Message::read(message.kind(), &bytes), Some(message.clone()));
+            assert_eq!(
+                Message::read(message.kind(), &bytes),
+                Some((message.clone(), 0))
+            );
             for end in 0..bytes.len() {
                 let cut = Message::read(message.kind(), &bytes[..end]);
-                assert_ne!(cut, Some(message.clone()));
+                assert_ne!(cut, Some((message.clone(), 0)));
             }
             assert_eq!(
                 Message::read(message.kind(), &[&bytes[..], b"x"].concat()),
@@ -218,6 +225,17 @@ mod tests {
         }
         assert_eq!(Message::read(Kind::Told, b"abc"), None);
         assert_eq!(Message::read(Kind::Ask, &[0xff; 40]), None);
+    }
+
+    #[test]
+    fn one_bad_record_spoils_no_other() {
+        let mut bytes = 7u32.to_le_bytes().to_vec();
+        put_records(&mut bytes, &[record("a", 1)]);
+        put_text(&mut bytes, "2 said of a later version");
+        put_records(&mut bytes, &[record("b", 1)]);
+        let records = vec![record("a", 1), record("b", 1)];
+        let message = Message::Tell { number: 7, records };
+        assert_eq!(Message::read(Kind::Tell, &bytes), Some((message, 1)));
     }
 
     #[test]

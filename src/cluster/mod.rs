@@ -5,7 +5,7 @@ use std::io;
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ use message::{Message, Place};
 pub const THREAD: &str = "cluster";
 /// Messages that may wait for the engine, and for the control thread.
 const QUEUE: usize = 4_096;
+/// What is told last may take so long.
+const LEAVE_WITHIN: Duration = Duration::from_secs(1);
 /// A starting node is no longer stale after this, whether anybody answered or not.
 pub const SYNC_WITHIN: Duration = Duration::from_secs(10);
 
@@ -162,8 +164,10 @@ impl Cluster {
         {
             // What it tells nobody hears now, and it must not wait for that.
             self.from.close();
-            // It has reported its own panic.
-            let _ = thread.join();
+            let until = Instant::now() + LEAVE_WITHIN;
+            while !thread.is_finished() && Instant::now() < until {
+                std::thread::sleep(Duration::from_millis(1));
+            }
         }
     }
 

@@ -31,6 +31,8 @@ pub use record::{Lease, MAX_RECORD_BYTES, Record, RecordError};
 /// A stamp further ahead of the time of day than this is of a clock gone wrong, and waits until it is due
 /// (event-package.md, `updated`).
 const AHEAD_MS: u64 = 10_000;
+/// Records of one server that wait.
+const EARLY_MOST: usize = 8;
 /// Nodes that were alive once, and are remembered as dead.
 const DEAD_MOST: usize = 1_024;
 
@@ -59,6 +61,8 @@ pub struct CompositorConfig {
     pub tombstones_s: u32,
     /// The most servers of a domain, and the most deleted ones.
     pub max_servers: usize,
+    /// A node's own entry may come before the node is known to be alive, by no more than this, in ms.
+    pub new_node_ms: u64,
 }
 
 impl CompositorConfig {
@@ -73,6 +77,7 @@ impl CompositorConfig {
             forget_after_s: 3600,
             tombstones_s: 7200,
             max_servers: MAX_SERVERS,
+            new_node_ms: 5_000,
         }
     }
 }
@@ -193,8 +198,9 @@ pub struct Compositor {
     released: BTreeSet<(usize, Arc<str>)>,
     /// Nodes that are to hear that they are taken for dead.
     accused: BTreeSet<(usize, Arc<str>)>,
-    /// Records that wait until the time of day comes near their stamps.
-    early: BTreeMap<(usize, Arc<str>), Record>,
+    /// Records that wait until the time of day comes near their stamps, of each server in the order they came; what comes
+    /// after [`EARLY_MOST`] is joined to the last.
+    early: BTreeMap<(usize, Arc<str>), VecDeque<Record>>,
     /// When the first of them is due, monotonic.
     early_due_ms: Option<u64>,
     counters: Counters,
@@ -394,16 +400,20 @@ impl Compositor {
 
     fn put_off(&mut self, now: Now, place: usize, record: Record) {
         self.counters.early += 1;
-        let due_ms = early_due_ms(now, &record);
-        self.early_due_ms = Some(self.early_due_ms.map_or(due_ms, |first| first.min(due_ms)));
         let has_room = self.early.len() < self.config.max_servers;
-        match self.early.get_mut(&(place, Arc::clone(record.id()))) {
-            Some(waiting) => drop(waiting.join(&record)),
-            None if has_room => {
-                self.early.insert((place, Arc::clone(record.id())), record);
+        let key = (place, Arc::clone(record.id()));
+        let due_ms = early_due_ms(now, &record);
+        match self.early.get_mut(&key) {
+            Some(waiting) if waiting.len() < EARLY_MOST => waiting.push_back(record),
+            Some(waiting) => {
+                waiting.back_mut().map(|last| last.join(&record));
             }
-            None => self.counters.merge_overflows += 1,
+            None if has_room => {
+                self.early.insert(key, VecDeque::from([record]));
+            }
+            None => return self.counters.merge_overflows += 1,
         }
+        self.early_due_ms = Some(self.early_due_ms.map_or(due_ms, |first| first.min(due_ms)));
     }
 
     /// Says which nodes of the cluster are alive, this one among them. A node's own entry ends with it; what it said of others
@@ -438,12 +448,19 @@ impl Compositor {
         }
     }
 
-    /// Ends the entries of nodes that are not alive, and were not when they were last heard of. To be called now and then.
+    /// Ends the entries of nodes that are not alive, and were not when they were last heard of; and tells the living of whom
+    /// that was said. To be called now and then.
     pub fn check_nodes(&mut self, now: Now) {
         for place in 0..self.tables.len() {
-            for node in self.tables[place].entries_of_the_dead(&self.live, now) {
+            let settled_ms = now.mono_ms.saturating_sub(self.config.new_node_ms);
+            for node in self.tables[place].entries_of_the_dead(&self.live, settled_ms) {
                 self.end_node(place, &node, now);
             }
+            // What was said of one that is alive got lost on its way.
+            let table = &self.tables[place];
+            let lapsed = self.live.iter().filter(|node| table.has_lapsed(node));
+            self.accused
+                .extend(lapsed.map(|node| (place, Arc::clone(node))));
         }
     }
 
@@ -497,6 +514,12 @@ impl Compositor {
             table.merge(&record, now, Word::Own);
             self.untold.insert((place, Arc::clone(record.id())));
         }
+    }
+
+    /// Whether an entry is what a node says of itself, not what a publisher said.
+    pub fn is_of_node(&self, id: &Arc<str>) -> bool {
+        let leases = self.tables.iter().filter_map(|table| table.lease(id));
+        leases.into_iter().any(|lease| lease.held.node == *id)
     }
 
     /// Whether every domain shows all that `server` says.
@@ -624,16 +647,12 @@ impl Compositor {
         {
             let early = std::mem::take(&mut self.early);
             self.early_due_ms = None;
-            for ((place, _), record) in early {
-                match early_due_ms(now, &record) {
-                    due_ms if due_ms <= now.mono_ms => drop(self.merge(now, record)),
-                    due_ms => {
-                        let first = self.early_due_ms.unwrap_or(due_ms);
-                        self.early_due_ms = Some(first.min(due_ms));
-                        self.early.insert((place, Arc::clone(record.id())), record);
-                    }
-                }
+            // What is still too far ahead is put off again.
+            let counted = self.counters.early;
+            for record in early.into_values().flatten() {
+                self.merge(now, record);
             }
+            self.counters.early = counted;
         }
     }
 

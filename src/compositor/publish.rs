@@ -20,6 +20,8 @@ const WARN_AGENT: &str = "fanfare";
 const FULL_RETRY_AFTER_S: u64 = 60;
 /// The same while what keeps publications is away, in seconds: they are retried until it is back.
 const UNKEPT_RETRY_AFTER_S: u64 = 2;
+/// Two stamps of the longest kind.
+const HEADROOM: usize = 256;
 const ACCEPT: &str = "application/serverinfo+xml, application/serverinfo+json";
 
 /// What a publisher is given.
@@ -208,8 +210,9 @@ impl Compositor {
             return Err(Refusal::NodeName.into());
         }
         let table = &self.tables[call.place];
-        let pending = self.pending.iter().filter(|(at, _)| *at == call.place);
-        if !table.has_room_for(&server.id, pending.count()) {
+        let is_one_more = |(at, id): &&(usize, Arc<str>)| *at == call.place && !table.is_server(id);
+        let expected = self.pending.iter().filter(is_one_more).count();
+        if !table.has_room_for(&server.id, expected) {
             return Err(Refusal::Full.into());
         }
         let is_take_over = table.is_published(&server.id);
@@ -292,7 +295,9 @@ impl Compositor {
         let deleted = false;
         let said = Arc::new(Entry { server, deleted });
         let granted = self.grant(call, said, expires_s, kind);
-        let too_long = |change: &Change| change.record.to_string().len() > MAX_RECORD_BYTES;
+        // Its lease may say more later.
+        let too_long =
+            |change: &Change| change.record.to_string().len() > MAX_RECORD_BYTES - HEADROOM;
         match granted.change.as_ref().is_some_and(too_long) {
             true => Err(Refusal::TooLong.into()),
             false => Ok(granted),

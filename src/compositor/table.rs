@@ -25,8 +25,6 @@ const TAKE_OVER_MS: u64 = 60_000;
 const CLOCKS_APART_MS: u64 = 10_000;
 /// The node that gave a lease tells when it ended; another finds out by itself so much later.
 const GRACE_MS: u64 = 300;
-/// A node's own entry may come before the node is known to be alive, by no more than this.
-const NEW_NODE_MS: u64 = 5_000;
 
 /// How long things are kept.
 #[derive(Debug, Clone, Copy)]
@@ -185,14 +183,19 @@ fn left_ms(began: u64, lasts_ms: u64, now: Now, word: Word) -> u64 {
 
 impl Keep {
     /// When a lease ends here, monotonic. One that another node gave runs its whole time from when it came, unless its stamp
-    /// says that it is older than clocks may be apart.
-    fn end_of(&self, lease: &Lease, now: Now, word: Word) -> u64 {
+    /// says that it is older than clocks may be apart. A stamp by which the lease had ended before it came says more of the
+    /// clocks than of the lease, if the server `is_known`: its publisher has just been heard of.
+    fn end_of(&self, lease: &Lease, now: Now, word: Word, is_known: bool) -> u64 {
         let runs_ms = lived_ms(lease).min(self.lease_ms);
         match word {
             Word::Own => now.mono_ms + runs_ms,
             Word::Others => {
                 let left_ms = left_ms(lease.granted.ms, runs_ms + CLOCKS_APART_MS, now, word);
-                now.mono_ms + GRACE_MS + left_ms.min(runs_ms)
+                let left_ms = match left_ms {
+                    0 if is_known => runs_ms,
+                    left_ms => left_ms.min(runs_ms),
+                };
+                now.mono_ms + GRACE_MS + left_ms
             }
         }
     }
@@ -246,7 +249,7 @@ impl Table {
         self.rows.get(id).map(Row::stage)
     }
 
-    fn is_server(&self, id: &str) -> bool {
+    pub(super) fn is_server(&self, id: &str) -> bool {
         self.stage(id).is_some_and(|stage| stage != Stage::Deleted)
     }
 
@@ -353,11 +356,13 @@ impl Table {
         let (Some(ours), Some(theirs)) = (&row.lease, &record.lease) else {
             return false;
         };
+        let of = |lease: &Lease| (lease.granted.clone(), lease.held.clone());
         row.stage() == Stage::Published
             && *ours.held.node == *node
             && theirs.ended.is_some()
-            && (&theirs.granted, &theirs.held) <= (&ours.granted, &ours.held)
-            && theirs.held > newest(&row.said.server.updated, ours.since.as_ref())
+            && (of(theirs) == of(ours)
+                || (of(theirs) < of(ours)
+                    && theirs.held > newest(&row.said.server.updated, ours.since.as_ref())))
     }
 
     /// Says again, with a newer stamp, that a server is there and its lease runs; the lease ends when it would have.
@@ -371,15 +376,16 @@ impl Table {
         self.settle(id, true, due_ms);
     }
 
-    /// The entries that nodes have of themselves, and whose nodes are not among the living.
-    pub(super) fn entries_of_the_dead(&self, live: &[Arc<str>], now: Now) -> Vec<Arc<str>> {
+    /// The entries that nodes have of themselves, last asserted at `settled_ms` or before, and whose nodes are not among the
+    /// living.
+    pub(super) fn entries_of_the_dead(&self, live: &[Arc<str>], settled_ms: u64) -> Vec<Arc<str>> {
         let is_own = |(id, row): &(&Arc<str>, &Row)| {
             let holder = row.lease.as_ref().map(|lease| &lease.held.node);
             row.stage() == Stage::Published
                 && holder == Some(*id)
                 && row.said.server.is_notifier()
                 && !live.contains(id)
-                && row.asserted_ms + NEW_NODE_MS <= now.mono_ms
+                && row.asserted_ms <= settled_ms
         };
         let dead = self.rows.iter().filter(is_own);
         dead.map(|(id, _)| Arc::clone(id)).collect()
@@ -496,6 +502,7 @@ impl Table {
     fn set(&mut self, record: &Record, now: Now, word: Word) {
         let id = record.id();
         let was_server = self.is_server(id);
+        let is_known = self.rows.contains_key(id);
         let row = self.rows.entry(Arc::clone(id)).or_insert_with(|| Row {
             said: Arc::clone(&record.said),
             lease: None,
@@ -518,7 +525,7 @@ impl Table {
         let due_ms = match (row.stage(), &record.lease) {
             (Stage::Published, Some(lease)) => match former {
                 (Stage::Published, Some(due_ms)) if !is_asserted => Some(due_ms),
-                _ => Some(self.keep.end_of(lease, now, word)),
+                _ => Some(self.keep.end_of(lease, now, word, is_known)),
             },
             (Stage::Lapsed, Some(lease)) => {
                 let ended = lease.ended.as_ref().map_or(0, |ended| ended.ms);

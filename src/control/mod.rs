@@ -353,7 +353,10 @@ impl Control {
         let views = self.member.compositor.views().take(1);
         let entries = views.flat_map(|view| view.entries.iter().filter(|entry| !entry.deleted));
         let is_other = |server: &&Server| {
-            server.is_notifier() && server.status.takes_work() && server.id != own.id
+            server.is_notifier()
+                && server.status.takes_work()
+                && server.id != own.id
+                && self.member.compositor.is_of_node(&server.id)
         };
         let others = entries.map(|entry| &entry.server).filter(is_other);
         let addresses = others.flat_map(|server| &server.addresses);

@@ -8,6 +8,7 @@ use super::Notifier;
 use super::requests::Refusal;
 use super::subscription::Phase;
 use crate::sip::request::Request;
+use crate::sip::scan::Name;
 use crate::sip::uri::Host;
 use crate::sip::write::Reason;
 use crate::wire::Transport;
@@ -90,7 +91,15 @@ impl Notifier {
     /// the domain in their host, for it names the resource; `maddr` says where to send (RFC 3261 19.1.1).
     pub(super) fn elsewhere(&self, request: &Request<'_, '_>, transport: Transport) -> Refusal {
         let others = self.draining.iter().flat_map(|drain| &drain.others);
-        let others = others.filter(|other| other.transport == transport);
+        let others: Vec<&Other> = others
+            .filter(|other| other.transport == transport)
+            .collect();
+        let count = others.len();
+        // Everybody begins with another of them.
+        let from = request.message.first(Name::From).unwrap_or_default();
+        let digest = self.key.digest(request.call_id, from);
+        let first = digest.checked_rem(others.len() as u64).unwrap_or_default();
+        let others = others.iter().cycle().skip(first as usize);
         let host = match request.target.host {
             Host::Ip(ip) => bracketed(ip),
             Host::Name(name) => String::from_utf8_lossy(name).into_owned(),
@@ -100,7 +109,7 @@ impl Notifier {
             Transport::Tcp => ";transport=tcp",
         };
         let contacts: Vec<String> = others
-            .take(CONTACTS_MOST)
+            .take(CONTACTS_MOST.min(count))
             .map(|other| {
                 let (ip, port) = (bracketed(other.address.ip()), other.address.port());
                 format!("<sip:{host}:{port};maddr={ip}{parameter}>")

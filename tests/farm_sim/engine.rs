@@ -57,15 +57,13 @@ const DEAD_MS: u64 = 2_000;
 
 impl Engine {
     pub fn new(life: Life, is_first: bool, now_ms: u64) -> Self {
-        let sync = match is_first {
-            true => Sync::Done,
-            false => Sync::Asking {
-                number: (life.1 as u32) << 8,
-                after: None,
-                whom: None,
-                tries: 0,
-                until_ms: now_ms + 10_000,
-            },
+        // The first looks whether anybody is there, and does not wait for long.
+        let sync = Sync::Asking {
+            number: (life.1 as u32) << 8,
+            after: None,
+            whom: None,
+            tries: 0,
+            until_ms: now_ms + if is_first { 2_000 } else { 10_000 },
         };
         Engine {
             life,

@@ -217,7 +217,7 @@ impl World {
             attributes: Vec::new(),
         };
         self.nodes[node] = Some(Node {
-            member: Member::among(now, compositor, own, is_first),
+            member: Member::among(now, compositor, own),
             engine: Engine::new(life, is_first, self.now_ms),
         });
         let at_ms = self.now_ms + self.random.random_range(1..GOSSIP_MS);

@@ -135,6 +135,8 @@ pub struct Judge {
     pub draining: bool,
     /// Other notifiers are known that subscribers can go to.
     pub has_others: bool,
+    /// When the last subscription is let go.
+    pub drained_ms: u64,
     /// Something happened so near a timer that its count may be either.
     pub unsure: bool,
 }
@@ -167,6 +169,7 @@ impl Judge {
             tally: Tally::default(),
             draining: false,
             has_others: false,
+            drained_ms: 0,
             unsure: false,
         }
     }
@@ -999,7 +1002,8 @@ impl Judge {
         };
         let max_rate_ms = dialog.max_rate_ms.unwrap_or(0);
         if self.draining {
-            if now_ms > dialog.idle_ms.max(dialog.sent_ms) + crowd_ms + 40_000 {
+            let let_go_ms = dialog.idle_ms.max(dialog.sent_ms).max(self.drained_ms);
+            if now_ms > let_go_ms + crowd_ms + 40_000 {
                 self.fail("draining ends every subscription", &detail);
             }
             return;

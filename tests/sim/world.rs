@@ -24,6 +24,8 @@ use crate::text::Sip;
 
 /// Unix time at the virtual clock's zero.
 const EPOCH_MS: u64 = 1_795_379_461_000;
+/// The time over which an ending node lets its subscriptions go to others.
+const DRAIN_MS: u64 = 10_000;
 
 #[derive(Debug)]
 struct Shard {
@@ -227,10 +229,12 @@ impl World {
             self.judge.draining = true;
             let others = self.plan.others();
             self.judge.has_others = !others.is_empty();
+            let over_ms = if others.is_empty() { 0 } else { DRAIN_MS };
+            self.judge.drained_ms = self.net.now_ms + over_ms;
             for shard in &mut self.shards {
                 shard
                     .notifier
-                    .drain(self.net.now_ms, others.clone(), 10_000);
+                    .drain(self.net.now_ms, others.clone(), DRAIN_MS);
                 shard.touched = true;
                 shard.due_ms = 0;
             }

@@ -25,7 +25,7 @@ use crate::compositor::Record;
 const PHI: f64 = 8.0;
 /// It is dead when it was suspected for so many rounds of gossip: those intervals are short where much is said, and a node
 /// may hold its breath for a moment.
-const SUSPECTED: u32 = 6;
+const SUSPECTED: u32 = 3;
 /// Intervals remembered of each node.
 const SAMPLES: usize = 100;
 /// What a dead node knew is kept so long here; the living have taken it over by then.

@@ -47,11 +47,27 @@ fn pressure(text: &str) -> Option<f64> {
         .filter(|percent| (0.0..=100.0).contains(percent))
 }
 
+/// The mean of samples, the newest weighing most.
+#[derive(Debug, Default)]
+struct Smooth(Option<f64>);
+
+impl Smooth {
+    /// Takes one more, and gives the mean as a whole number of 0 to 100.
+    fn take(&mut self, sample: f64) -> u8 {
+        let newest = f64::from(NEWEST) / 100.0;
+        let mean = self
+            .0
+            .map_or(sample, |mean| mean + newest * (sample - mean));
+        self.0 = Some(mean);
+        mean.round().clamp(0.0, 100.0) as u8
+    }
+}
+
 /// Smoothed load from one sample after another.
 #[derive(Debug, Default)]
 pub struct Gauge {
     last: Option<Ticks>,
-    smooth: Option<f64>,
+    smooth: Smooth,
 }
 
 impl Gauge {
@@ -74,12 +90,7 @@ impl Gauge {
         let busy = now.busy.saturating_sub(last.busy);
         let used = 100.0 * busy as f64 / total as f64;
         let load = pressure_text.and_then(pressure).unwrap_or(0.0).max(used);
-        let newest = f64::from(NEWEST) / 100.0;
-        let smooth = self
-            .smooth
-            .map_or(load, |smooth| smooth + newest * (load - smooth));
-        self.smooth = Some(smooth);
-        Some(smooth.round().clamp(0.0, 100.0) as u8)
+        Some(self.smooth.take(load))
     }
 }
 
@@ -91,7 +102,7 @@ const TASKS: &str = "/proc/self/task";
 #[derive(Debug, Default)]
 pub struct Shards {
     last: Option<(Instant, u64)>,
-    smooth: Option<f64>,
+    smooth: Smooth,
 }
 
 impl Shards {
@@ -106,12 +117,7 @@ impl Shards {
             return None;
         }
         let load = 100.0 * busy / passed;
-        let newest = f64::from(NEWEST) / 100.0;
-        let smooth = self
-            .smooth
-            .map_or(load, |smooth| smooth + newest * (load - smooth));
-        self.smooth = Some(smooth);
-        Some(smooth.round().clamp(0.0, 100.0) as u8)
+        Some(self.smooth.take(load))
     }
 }
 

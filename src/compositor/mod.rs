@@ -9,11 +9,12 @@ use std::sync::Arc;
 use siphasher::sip::SipHasher13;
 
 use crate::counters::counters;
-use crate::info::{Entry, MAX_SERVERS, Server, View};
-use crate::rendezvous::rendezvous;
+use crate::info::{MAX_SERVERS, View};
 use crate::sip::request::Request;
 use crate::sip::scan::{Name, scan};
 
+mod among;
+mod classes;
 mod clock;
 mod publish;
 mod record;
@@ -22,19 +23,11 @@ mod tag;
 
 use clock::Clock;
 use publish::{Change, Refusal, Wait, domain_of};
-use table::{Keep, Merged, Table, Word};
+use table::{Keep, Table, Word};
 use tag::Tags;
 
 pub use publish::Kind;
 pub use record::{Lease, MAX_RECORD_BYTES, Record, RecordError};
-
-/// A stamp further ahead of the time of day than this is of a clock gone wrong, and waits until it is due
-/// (event-package.md, `updated`).
-const AHEAD_MS: u64 = 10_000;
-/// Records of one server that wait.
-const EARLY_MOST: usize = 8;
-/// Nodes that were alive once, and are remembered as dead.
-const DEAD_MOST: usize = 1_024;
 
 /// What time it is: the monotonic clock for leases, the time of day for stamps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -358,270 +351,6 @@ impl Compositor {
         }
     }
 
-    /// Takes what another node knows; whether it was anything new.
-    pub fn merge(&mut self, now: Now, record: Record) -> bool {
-        let is_its = |table: &Table| table.view().domain == record.domain;
-        let Some(place) = self.tables.iter().position(is_its) else {
-            self.counters.foreign += 1;
-            return false;
-        };
-        if record.stamp().ms > now.unix_ms + AHEAD_MS {
-            self.put_off(now, place, record);
-            return false;
-        }
-        self.clock.observe(record.stamp());
-        let key = (place, Arc::clone(record.id()));
-        let table = &mut self.tables[place];
-        // A node that holds a lease knows better than one that thinks it ended, and says so with a newer stamp than the end's.
-        if table.contradicts(&record, &self.config.node) {
-            table.reassert(record.id(), &self.clock.stamp(now.unix_ms));
-            self.untold.insert(key);
-            self.counters.reasserted += 1;
-            return true;
-        }
-        match table.merge(&record, now, Word::Others) {
-            Merged::Known => return false,
-            Merged::Taken => self.counters.merged += 1,
-            Merged::Full => {
-                self.counters.merge_overflows += 1;
-                return false;
-            }
-        }
-        let known = table.record(record.id());
-        let author = known.as_ref().map_or(record.author(), Record::author);
-        if *author == self.config.node || self.dead.contains(author) {
-            self.orphans.insert(key);
-        } else {
-            self.orphans.remove(&key);
-            self.released.insert(key);
-        }
-        true
-    }
-
-    fn put_off(&mut self, now: Now, place: usize, record: Record) {
-        self.counters.early += 1;
-        let has_room = self.early.len() < self.config.max_servers;
-        let key = (place, Arc::clone(record.id()));
-        let due_ms = early_due_ms(now, &record);
-        match self.early.get_mut(&key) {
-            Some(waiting) if waiting.len() < EARLY_MOST => waiting.push_back(record),
-            Some(waiting) => {
-                waiting.back_mut().map(|last| last.join(&record));
-            }
-            None if has_room => {
-                self.early.insert(key, VecDeque::from([record]));
-            }
-            None => return self.counters.merge_overflows += 1,
-        }
-        self.early_due_ms = Some(self.early_due_ms.map_or(due_ms, |first| first.min(due_ms)));
-    }
-
-    /// Says which nodes of the cluster are alive, this one among them. A node's own entry ends with it; what it said of others
-    /// each of the living keeps for it.
-    pub fn set_live(&mut self, now: Now, live: Vec<Arc<str>>) {
-        let former = std::mem::replace(&mut self.live, live);
-        let gone: Vec<Arc<str>> = former
-            .iter()
-            .filter(|node| !self.live.contains(node))
-            .cloned()
-            .collect();
-        for node in &self.live {
-            self.dead.remove(node);
-        }
-        for place in 0..self.tables.len() {
-            for node in &gone {
-                self.end_node(place, node, now);
-            }
-            let table = &self.tables[place];
-            let left = table.authored().filter(|(_, author)| gone.contains(author));
-            self.orphans
-                .extend(left.map(|(id, _)| (place, Arc::clone(id))));
-            // Back, it hears what was said of it.
-            let back = self.live.iter().filter(|node| !former.contains(node));
-            let accused = back.filter(|node| table.has_lapsed(node));
-            self.accused
-                .extend(accused.map(|node| (place, Arc::clone(node))));
-        }
-        self.dead.extend(gone);
-        while self.dead.len() > DEAD_MOST {
-            self.dead.pop_first();
-        }
-    }
-
-    /// Ends the entries of nodes that are not alive, and were not when they were last heard of; and tells the living of whom
-    /// that was said. To be called now and then.
-    pub fn check_nodes(&mut self, now: Now) {
-        for place in 0..self.tables.len() {
-            let settled_ms = now.mono_ms.saturating_sub(self.config.new_node_ms);
-            for node in self.tables[place].entries_of_the_dead(&self.live, settled_ms) {
-                self.end_node(place, &node, now);
-            }
-            // What was said of one that is alive got lost on its way.
-            let table = &self.tables[place];
-            let lapsed = self.live.iter().filter(|node| table.has_lapsed(node));
-            self.accused
-                .extend(lapsed.map(|node| (place, Arc::clone(node))));
-        }
-    }
-
-    fn end_node(&mut self, place: usize, node: &Arc<str>, now: Now) {
-        if self.tables[place].end_lease_of(node, now, &mut self.clock) {
-            self.counters.lapsed += 1;
-            // A node that was not dead hears it even where nobody else thinks so.
-            self.accused.insert((place, Arc::clone(node)));
-            if self.speaks_for(place, node) {
-                self.untold.insert((place, Arc::clone(node)));
-            }
-        }
-    }
-
-    /// Whether it is for this node to tell what nobody alive has said.
-    fn speaks_for(&self, place: usize, id: &str) -> bool {
-        let domain = &self.tables[place].view().domain;
-        rendezvous(&self.live, &[&**domain, id]) == Some(&self.config.node)
-    }
-
-    /// Shows an entry of this node's own in every domain, under a lease that ends with this node; to be renewed well within
-    /// [`CompositorConfig::max_expires_s`].
-    pub fn announce(&mut self, now: Now, server: &Server) {
-        for place in 0..self.tables.len() {
-            let [updated, granted] = [(); 2].map(|()| self.clock.stamp(now.unix_ms));
-            let table = &mut self.tables[place];
-            let says_so = table.says(server);
-            let said = match table.said(&server.id).filter(|_| says_so) {
-                Some(said) => Arc::clone(said),
-                None => Arc::new(Entry {
-                    server: Server {
-                        updated,
-                        ..server.clone()
-                    },
-                    deleted: false,
-                }),
-            };
-            let record = Record {
-                domain: Arc::clone(&table.view().domain),
-                said,
-                lease: Some(Lease {
-                    held: granted.clone(),
-                    granted,
-                    ended: None,
-                    since: table
-                        .lease(&server.id)
-                        .and_then(|lease| lease.since.clone()),
-                    expires_s: self.config.max_expires_s,
-                }),
-            };
-            table.merge(&record, now, Word::Own);
-            self.untold.insert((place, Arc::clone(record.id())));
-        }
-    }
-
-    /// Whether an entry is what a node says of itself, not what a publisher said.
-    pub fn is_of_node(&self, id: &Arc<str>) -> bool {
-        let leases = self.tables.iter().filter_map(|table| table.lease(id));
-        leases.into_iter().any(|lease| lease.held.node == *id)
-    }
-
-    /// Whether every domain shows all that `server` says.
-    pub fn shows(&self, server: &Server) -> bool {
-        self.tables.iter().all(|table| table.says(server))
-    }
-
-    /// Says of every domain whether what is not named in it may merely be unknown.
-    pub fn set_stale(&mut self, stale: bool) {
-        for table in &mut self.tables {
-            table.set_stale(stale);
-        }
-    }
-
-    /// What other nodes are to be told since the last call, beside what was granted.
-    pub fn take_untold(&mut self) -> Vec<Record> {
-        let untold = std::mem::take(&mut self.untold);
-        let record = |(place, id): (usize, Arc<str>)| self.tables[place].record(&id);
-        untold.into_iter().filter_map(record).collect()
-    }
-
-    /// What is known of one server.
-    pub fn record(&self, (domain, id): &(Arc<str>, Arc<str>)) -> Option<Record> {
-        let table = self
-            .tables
-            .iter()
-            .find(|table| table.view().domain == *domain);
-        table?.record(id)
-    }
-
-    /// All that is known of the servers after this one, in a fixed order.
-    pub fn records_after(&self, after: Option<&(Arc<str>, Arc<str>)>) -> VecDeque<Record> {
-        let first = after.map_or(0, |(domain, _)| {
-            let is_its = |table: &Table| table.view().domain == *domain;
-            self.tables.iter().position(is_its).unwrap_or_default()
-        });
-        let records = self
-            .tables
-            .iter()
-            .enumerate()
-            .skip(first)
-            .flat_map(|(place, table)| {
-                let from = after.filter(|_| place == first).map(|(_, id)| id);
-                table.ids_after(from).filter_map(move |id| table.record(id))
-            });
-        records.collect()
-    }
-
-    /// Deletes this node's own entry.
-    pub fn retire(&mut self, now: Now, id: &Arc<str>) {
-        for place in 0..self.tables.len() {
-            let Some(mut record) = self.tables[place].record(id) else {
-                continue;
-            };
-            let said = Arc::make_mut(&mut record.said);
-            said.server.updated = self.clock.stamp(now.unix_ms);
-            said.deleted = true;
-            self.tables[place].merge(&record, now, Word::Own);
-            self.untold.insert((place, Arc::clone(id)));
-        }
-    }
-
-    /// What this node is from now on to keep for others, since the last call.
-    pub fn take_orphans(&mut self) -> Vec<Record> {
-        let orphans = std::mem::take(&mut self.orphans);
-        let record = |(place, id): (usize, Arc<str>)| self.tables[place].record(&id);
-        orphans.into_iter().filter_map(record).collect()
-    }
-
-    /// Makes all that this node has to keep for others due again: what it said itself, and what the dead did.
-    pub fn keep_again(&mut self) {
-        for (place, table) in self.tables.iter().enumerate() {
-            let is_ours =
-                |author: &Arc<str>| *author == self.config.node || self.dead.contains(author);
-            let ours = table.authored().filter(|(_, author)| is_ours(author));
-            self.orphans
-                .extend(ours.map(|(id, _)| (place, Arc::clone(id))));
-        }
-    }
-
-    /// What this node need no longer keep for others: another one alive knows better, or nobody remembers it.
-    pub fn take_released(&mut self) -> Vec<(Arc<str>, Arc<str>)> {
-        let released = std::mem::take(&mut self.released);
-        let mut places: Vec<_> = released
-            .into_iter()
-            .map(|(place, id)| (Arc::clone(&self.tables[place].view().domain), id))
-            .collect();
-        for table in &mut self.tables {
-            let domain = Arc::clone(&table.view().domain);
-            let ids = table.take_dropped();
-            places.extend(ids.into_iter().map(|id| (Arc::clone(&domain), id)));
-        }
-        places
-    }
-
-    /// Nodes that are to hear that they are taken for dead, with what is known of them.
-    pub fn take_accused(&mut self) -> Vec<Record> {
-        let accused = std::mem::take(&mut self.accused);
-        let record = |(place, node): (usize, Arc<str>)| self.tables[place].record(&node);
-        accused.into_iter().filter_map(record).collect()
-    }
-
     /// Lets leases run out. To be called at [`Compositor::next_deadline`]; earlier or later does no harm.
     pub fn tick(&mut self, now: Now) {
         for place in 0..self.tables.len() {
@@ -641,19 +370,7 @@ impl Compositor {
             self.untold.clear();
             drop(self.take_released());
         }
-        if self
-            .early_due_ms
-            .is_some_and(|due_ms| due_ms <= now.mono_ms)
-        {
-            let early = std::mem::take(&mut self.early);
-            self.early_due_ms = None;
-            // What is still too far ahead is put off again.
-            let counted = self.counters.early;
-            for record in early.into_values().flatten() {
-                self.merge(now, record);
-            }
-            self.counters.early = counted;
-        }
+        self.merge_due(now);
     }
 
     /// When `tick` has something to do next, in monotonic ms.
@@ -696,9 +413,4 @@ impl Compositor {
         }
         hasher.finish()
     }
-}
-
-/// When the stamps of a record are near enough, in monotonic ms.
-fn early_due_ms(now: Now, record: &Record) -> u64 {
-    now.mono_ms + record.stamp().ms.saturating_sub(now.unix_ms + AHEAD_MS)
 }

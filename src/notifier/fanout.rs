@@ -11,6 +11,8 @@ use crate::sip::write::Reason;
 
 /// Subscriptions that the cursor passes in one `fill` at the most, so that receiving is never put off for long.
 const STRIDE: u32 = 65_536;
+/// Subscriptions that stand together get their periodic NOTIFYs together: what each needs is near what the last needed.
+const TOGETHER: u32 = 16;
 /// A subscription whose next hop has no room is looked at again after this.
 const CROWDED_MS: u64 = 20;
 
@@ -416,8 +418,8 @@ impl Notifier {
     }
 
     /// The next periodic NOTIFY: by `min-rate` that long after the last NOTIFY (RFC 6446 6.2), else at the subscription's
-    /// own place in the node's interval, so that they leave evenly spread. The wheel comes by for
-    /// it, or for the end if that is sooner.
+    /// group's own place in the node's interval, so that they leave evenly spread. The wheel comes by for it, or for the end
+    /// if that is sooner.
     pub(super) fn schedule_refresh(&mut self, slot: u32, now_ms: u64) {
         let interval_ms = self.settings.refresh_interval_ms;
         let min_rate = self.slots.rates(slot).min;
@@ -425,8 +427,8 @@ impl Notifier {
         let refresh_ms = match min_rate {
             Some(rate) => subscription.sent.ms(now_ms) + rate.interval_ms().min(interval_ms),
             None => {
-                let phase_ms =
-                    (u64::from(slot).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % interval_ms;
+                let group = u64::from(slot / TOGETHER);
+                let phase_ms = (group.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 20) % interval_ms;
                 let elapsed_ms = (now_ms + interval_ms - phase_ms) % interval_ms;
                 now_ms + interval_ms - elapsed_ms
             }

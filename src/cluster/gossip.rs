@@ -11,13 +11,15 @@ use chitchat::{ChitchatConfig, ChitchatHandle, ChitchatId, FailureDetectorConfig
 use parking_lot::Mutex;
 use rand::seq::IteratorRandom;
 use tokio::net::{UdpSocket, lookup_host};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
 use tracing::{debug, error, info, warn};
 
 use super::frame::Frames;
 use super::link::{Link, Opened};
+use super::membership::{Membership, Peer};
 use super::message::{Message, Place, batch};
+use super::sync::{Page, Step, Sync};
 use super::{Counters, FromCluster, SYNC_WITHIN, Settings, ToCluster};
 use crate::compositor::Record;
 
@@ -42,39 +44,14 @@ const FEW: usize = 2;
 const ALONE_WITHIN: Duration = Duration::from_secs(2);
 /// Nodes that are not alive, and seeds while nobody is, are looked for so often.
 const LOOK_FOR: Duration = Duration::from_secs(5);
-/// A page that did not come is asked for again.
-const PULL_AGAIN: Duration = Duration::from_millis(250);
 /// The former process of this node's name is seen alive for a while after a restart.
 const FORMER_LIFE: Duration = Duration::from_secs(10);
 /// Addresses of seeds that may wait.
 const SEEDS_FOUND: usize = 64;
 /// Our own messages that may wait.
 const INBOUND: usize = 1_024;
-/// Dead nodes whose addresses are remembered.
-const FORMER_MOST: usize = 1_024;
-/// Pages asked for in vain before another seed is asked.
-const TRIES: u32 = 4;
-/// Keys that others changed and that may wait.
-const CHANGED_MOST: usize = 65_536;
 /// A gossip that broke down begins anew after this.
 const BEGIN_AGAIN: Duration = Duration::from_secs(1);
-
-/// Values of other nodes that changed, and that nobody has looked at.
-#[derive(Debug)]
-enum Values {
-    /// By node and key: the newest of each.
-    Some(HashMap<(ChitchatId, String), String>),
-    /// All have to be looked at.
-    TooMany,
-}
-
-impl Default for Values {
-    fn default() -> Self {
-        Values::Some(HashMap::new())
-    }
-}
-
-type Changed = Arc<Mutex<Values>>;
 
 /// Runs until told to leave.
 pub fn run(
@@ -92,12 +69,12 @@ pub fn run(
         Err(error) => return error!(%error, "no runtime for gossip: this node stands alone"),
     };
     let mut settings = settings.clone();
-    let mut known = Known::default();
+    let mut membership = Membership::default();
     loop {
         let life = || match socket.try_clone() {
             Ok(socket) => {
                 let queues = (&mut inbox, out);
-                runtime.block_on(live(&settings, socket, queues, counters, &mut known))
+                runtime.block_on(live(&settings, socket, queues, counters, &mut membership))
             }
             Err(error) => Err(error.into()),
         };
@@ -122,7 +99,7 @@ async fn live(
     socket: std::net::UdpSocket,
     (inbox, out): (&mut mpsc::Receiver<ToCluster>, &mpsc::Sender<FromCluster>),
     counters: &Arc<Mutex<Counters>>,
-    known: &mut Known,
+    membership: &mut Membership,
 ) -> anyhow::Result<()> {
     let socket = UdpSocket::from_std(socket)?;
     let frames = Frames::new(&settings.cluster_id, settings.secret.as_deref());
@@ -140,12 +117,17 @@ async fn live(
         &Opened(Arc::clone(&link)),
     )
     .await?;
-    let (changed, woken) = listen(settings, &handle).await;
+    membership.begin_again();
     let mut look = tokio::time::interval(settings.interval);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let (found_to, mut found) = mpsc::channel(SEEDS_FOUND);
     let mut look_for = tokio::time::interval(LOOK_FOR);
     look_for.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+    let within = match settings.seeds[..] {
+        // Whoever is there tells himself soon.
+        [] => ALONE_WITHIN,
+        _ => SYNC_WITHIN,
+    };
     let ended = handle.termination_watcher();
     tokio::pin!(ended);
     let mut engine = Engine {
@@ -154,12 +136,12 @@ async fn live(
         link,
         handle,
         counters: Arc::clone(counters),
-        known,
+        membership,
         found: found_to,
-        suspects: BTreeMap::new(),
+        read: BTreeMap::new(),
         tellings: HashMap::new(),
         next: 0,
-        sync: Sync::begin(settings),
+        sync: Sync::begin(Instant::now(), rand::random(), within),
         began: Instant::now(),
         warned: None,
         // In a later life nobody is to be taken for dead because nobody was seen yet.
@@ -176,14 +158,10 @@ async fn live(
                 Some((from, message)) => engine.hear(from, message).await,
                 None => return Err(anyhow::anyhow!("the link is gone")),
             },
-            () = woken.notified() => {
-                let values = std::mem::take(&mut *changed.lock());
-                match values {
-                    Values::Some(values) => engine.read(values.into_values().collect()).await,
-                    Values::TooMany => engine.read_all().await,
-                }
+            _ = look.tick() => {
+                engine.look().await;
+                engine.read().await;
             }
-            _ = look.tick() => engine.look().await,
             _ = look_for.tick() => engine.look_for(),
             Some(seed) = found.recv() => engine.handle.gossip(seed)?,
             result = &mut ended => {
@@ -227,49 +205,6 @@ fn configuration(settings: &Settings) -> ChitchatConfig {
     }
 }
 
-/// Collects what gossip brings.
-async fn listen(settings: &Settings, handle: &ChitchatHandle) -> (Changed, Arc<Notify>) {
-    let changed: Changed = Arc::default();
-    let woken = Arc::new(Notify::new());
-    let ours = handle.chitchat_id().clone();
-    debug_assert_eq!(*ours.node_id, *settings.node);
-    let chitchat = handle.chitchat();
-    let chitchat = chitchat.lock().await;
-    let (keep, wake) = (Arc::clone(&changed), Arc::clone(&woken));
-    let listener = chitchat.subscribe_event("", move |event| {
-        if *event.node == ours {
-            return;
-        }
-        let mut values = keep.lock();
-        if let Values::Some(some) = &mut *values {
-            let place = (event.node.clone(), event.key.to_owned());
-            some.insert(place, event.value.to_owned());
-            if some.len() > CHANGED_MOST {
-                *values = Values::TooMany;
-            }
-        }
-        wake.notify_one();
-    });
-    listener.forever();
-    (changed, woken)
-}
-
-/// One life of another node.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Peer {
-    address: SocketAddr,
-    generation: u64,
-}
-
-/// The other nodes, over all lives of the engine.
-#[derive(Debug, Default)]
-struct Known {
-    /// Those alive.
-    peers: BTreeMap<Arc<str>, Peer>,
-    /// Where nodes were that are not.
-    former: BTreeMap<Arc<str>, SocketAddr>,
-}
-
 /// Records told and not confirmed.
 struct Telling {
     ticket: u64,
@@ -278,50 +213,17 @@ struct Telling {
     is_repeated: bool,
 }
 
-/// How far a starting node has asked others for all they know.
-enum Sync {
-    Asking {
-        number: u32,
-        after: Option<Place>,
-        /// Whom; none: every seed.
-        whom: Option<SocketAddr>,
-        /// How often it was asked for the page in vain.
-        tries: u32,
-        again: Instant,
-        until: Instant,
-    },
-    Done,
-}
-
-impl Sync {
-    fn begin(settings: &Settings) -> Self {
-        let within = match settings.seeds[..] {
-            // Whoever is there tells himself soon.
-            [] => ALONE_WITHIN,
-            _ => SYNC_WITHIN,
-        };
-        Sync::Asking {
-            number: rand::random(),
-            after: None,
-            whom: None,
-            tries: 0,
-            again: Instant::now(),
-            until: Instant::now() + within,
-        }
-    }
-}
-
 struct Engine<'e> {
     settings: &'e Settings,
     out: &'e mpsc::Sender<FromCluster>,
     link: Arc<Link>,
     handle: ChitchatHandle,
     counters: Arc<Mutex<Counters>>,
-    known: &'e mut Known,
+    membership: &'e mut Membership,
     /// Seeds that were looked up.
     found: mpsc::Sender<SocketAddr>,
-    /// Peers that are not heard of, and since when.
-    suspects: BTreeMap<Arc<str>, Instant>,
+    /// Up to which version the values of each node's state were read.
+    read: BTreeMap<ChitchatId, u64>,
     tellings: HashMap<u32, Telling>,
     next: u32,
     sync: Sync,
@@ -359,10 +261,9 @@ impl Engine<'_> {
             ToCluster::Hold(records) => self.set(&records).await,
             ToCluster::Accuse(records) => {
                 for record in records {
-                    let node = Arc::clone(record.id());
-                    let peer = self.known.peers.get(&node).map(|peer| peer.address);
-                    let whom = peer.or_else(|| self.known.former.get(&node).copied());
-                    let Some(whom) = whom else { continue };
+                    let Some(whom) = self.membership.address(record.id()) else {
+                        continue;
+                    };
                     let message = Message::Tell {
                         number: self.number(),
                         records: vec![record],
@@ -389,7 +290,7 @@ impl Engine<'_> {
         self.set(std::slice::from_ref(&record)).await;
         let all = self.targets();
         // While this node looks for the others it may find one in time.
-        if all.is_empty() && matches!(self.sync, Sync::Done) {
+        if all.is_empty() && self.sync.is_done() {
             return self.give(FromCluster::Kept { ticket }).await;
         }
         let number = self.number();
@@ -421,8 +322,8 @@ impl Engine<'_> {
 
     /// The living, and who was heard of lately: a node that comes is there before it is known to be alive.
     fn targets(&self) -> Vec<SocketAddr> {
-        let mut targets: Vec<SocketAddr> =
-            self.known.peers.values().map(|peer| peer.address).collect();
+        let peers = self.membership.peers().values();
+        let mut targets: Vec<SocketAddr> = peers.map(|peer| peer.address).collect();
         targets.extend(self.link.lately());
         targets.sort_unstable();
         targets.dedup();
@@ -434,8 +335,7 @@ impl Engine<'_> {
         let chitchat = self.handle.chitchat();
         let mut chitchat = chitchat.lock().await;
         for record in records {
-            let place = (Arc::clone(&record.domain), Arc::clone(record.id()));
-            chitchat.self_node_state().set(key(&place), record);
+            chitchat.self_node_state().set(key(&record.place()), record);
         }
     }
 
@@ -476,53 +376,43 @@ impl Engine<'_> {
                 is_whole,
                 records,
             } => {
-                let is_end = is_last && is_whole;
-                self.turn_page(from, number, (is_last, is_end), records)
-                    .await;
+                let page = Page {
+                    from,
+                    number,
+                    is_last,
+                    is_whole,
+                    end: records.last().map(Record::place),
+                };
+                if !self.sync.page(Instant::now(), page) {
+                    return;
+                }
+                self.learn(records).await;
+                if self.sync.is_done() {
+                    self.give(FromCluster::Synced).await;
+                }
             }
         }
     }
 
-    async fn turn_page(
-        &mut self,
-        from: SocketAddr,
-        page: u32,
-        (is_last, is_end): (bool, bool),
-        records: Vec<Record>,
-    ) {
-        let Sync::Asking {
-            number,
-            after,
-            whom,
-            tries,
-            again,
-            ..
-        } = &mut self.sync
-        else {
-            return;
-        };
-        if page != *number || whom.is_some_and(|whom| whom != from) {
-            return;
+    /// What gossip has brought since the last time.
+    async fn read(&mut self) {
+        let chitchat = self.handle.chitchat();
+        let chitchat = chitchat.lock().await;
+        let mut values = Vec::new();
+        for (id, state) in chitchat.node_states() {
+            let read = self.read.entry(id.clone()).or_default();
+            if id == chitchat.self_chitchat_id() || state.max_version() == *read {
+                continue;
+            }
+            // A state that was forgotten and came again begins anew.
+            let after = std::mem::replace(read, state.max_version());
+            let after = if after > *read { 0 } else { after };
+            let all = state.key_values_including_deleted();
+            let new = all.filter(|(_, value)| value.version > after && !value.is_deleted());
+            values.extend(new.map(|(_, value)| value.value.clone()));
         }
-        if let Some(last) = records.last() {
-            *after = Some((Arc::clone(&last.domain), Arc::clone(last.id())));
-        }
-        if is_last && !is_end {
-            // It is itself only starting, and knows no more than this: the seeds are asked again.
-            (*after, *whom) = (None, None);
-        } else {
-            (*number, *whom, *again) = (number.wrapping_add(1), Some(from), Instant::now());
-        }
-        *tries = 0;
-        self.learn(records).await;
-        if is_end {
-            self.sync = Sync::Done;
-            self.give(FromCluster::Synced).await;
-        }
-    }
-
-    /// Values that gossip brought.
-    async fn read(&mut self, values: Vec<String>) {
+        self.read.retain(|id, _| chitchat.node_state(id).is_some());
+        drop(chitchat);
         let mut records = Vec::new();
         for value in values {
             match value.parse() {
@@ -536,19 +426,6 @@ impl Engine<'_> {
         self.learn(records).await;
     }
 
-    /// All that gossip ever brought and that still holds.
-    async fn read_all(&mut self) {
-        let chitchat = self.handle.chitchat();
-        let chitchat = chitchat.lock().await;
-        let ours = chitchat.self_chitchat_id();
-        let others = chitchat.node_states().iter().filter(|(id, _)| *id != ours);
-        let values =
-            others.flat_map(|(_, state)| state.key_values().map(|(_, value)| value.to_owned()));
-        let values = values.collect();
-        drop(chitchat);
-        self.read(values).await;
-    }
-
     async fn learn(&mut self, records: Vec<Record>) {
         if !records.is_empty() {
             self.give(FromCluster::Records(records)).await;
@@ -560,74 +437,38 @@ impl Engine<'_> {
         let chitchat = self.handle.chitchat();
         let ids: Vec<ChitchatId> = chitchat.lock().await.live_nodes().cloned().collect();
         let ours = Arc::clone(&self.settings.node);
-        let mut newest: BTreeMap<Arc<str>, &ChitchatId> = BTreeMap::new();
-        for id in &ids {
-            if *id.node_id == *ours {
-                self.doubt(id);
-                continue;
-            }
-            let one = newest.entry(Arc::clone(&id.node_id)).or_insert(id);
-            if id.generation_id > one.generation_id {
-                *one = id;
-            }
-        }
-        let peer = |id: &ChitchatId| Peer {
-            address: id.gossip_advertise_addr,
-            generation: id.generation_id,
-        };
-        let mut peers: BTreeMap<Arc<str>, Peer> = newest
-            .into_iter()
-            .map(|(node, id)| (node, peer(id)))
-            .collect();
-        let now = Instant::now();
-        self.suspects.retain(|node, _| !peers.contains_key(node));
-        for (node, peer) in &self.known.peers {
-            if peers.contains_key(node) {
-                continue;
-            }
-            let since = *self.suspects.entry(Arc::clone(node)).or_insert(now);
-            if now < since + self.settings.interval * SUSPECTED {
-                peers.insert(Arc::clone(node), *peer);
-            }
-        }
-        if peers == self.known.peers && !self.is_first_look {
+        let (own, others): (Vec<_>, Vec<_>) = ids.iter().partition(|id| *id.node_id == *ours);
+        own.into_iter().for_each(|id| self.doubt(id));
+        let seen = others.into_iter().map(|id| {
+            let peer = Peer {
+                address: id.gossip_advertise_addr,
+                generation: id.generation_id,
+            };
+            (Arc::clone(&id.node_id), peer)
+        });
+        let patience = self.settings.interval * SUSPECTED;
+        let change = self.membership.see(Instant::now(), seen, patience);
+        let is_first_look = std::mem::take(&mut self.is_first_look);
+        if change.is_nothing() && !is_first_look {
             return;
         }
-        self.is_first_look = false;
-        let mut ended = Vec::new();
-        for (node, peer) in &self.known.peers {
-            let next = peers.get(node);
-            if next.is_none_or(|next| next.generation != peer.generation) {
-                warn!(%node, "node is dead");
-                self.suspects.remove(node);
-                self.known.former.insert(Arc::clone(node), peer.address);
-                ended.push(Arc::clone(node));
-            }
+        change
+            .ended
+            .iter()
+            .for_each(|node| warn!(%node, "node is dead"));
+        change
+            .begun
+            .iter()
+            .for_each(|node| info!(%node, "node is alive"));
+        let peers = self.membership.peers().keys().chain([&ours]).cloned();
+        let live: Vec<Arc<str>> = peers.collect();
+        let reborn = change.reborn();
+        if !reborn.is_empty() {
+            let stayed = live.iter().filter(|node| !reborn.contains(node));
+            self.give(FromCluster::Live(stayed.cloned().collect()))
+                .await;
         }
-        let former = std::mem::replace(&mut self.known.peers, peers);
-        let begun: Vec<Arc<str>> = self
-            .known
-            .peers
-            .keys()
-            .filter(|node| !former.contains_key(*node) || ended.contains(node))
-            .cloned()
-            .collect();
-        for node in &begun {
-            info!(%node, "node is alive");
-            self.known.former.remove(node);
-        }
-        while self.known.former.len() > FORMER_MOST {
-            self.known.former.pop_first();
-        }
-        // One that came back before it was missed has died all the same: what it said is kept by those who stayed.
-        if begun.iter().any(|node| ended.contains(node)) {
-            let stayed = self.known.peers.keys().filter(|node| !ended.contains(node));
-            let stayed = stayed.chain([&ours]).cloned().collect();
-            self.give(FromCluster::Live(stayed)).await;
-        }
-        let peers = self.known.peers.keys().cloned();
-        self.give(FromCluster::Live(peers.chain([ours]).collect()))
-            .await;
+        self.give(FromCluster::Live(live)).await;
     }
 
     /// A node of this name that is not this one: its former life, or a mistake.
@@ -652,10 +493,7 @@ impl Engine<'_> {
             telling.since + wait
         };
         let tellings = self.tellings.values().map(telling).min();
-        let sync = match &self.sync {
-            Sync::Asking { again, until, .. } => Some(*again.min(until)),
-            Sync::Done => None,
-        };
+        let sync = self.sync.next_deadline();
         let far = Instant::now() + Duration::from_secs(60);
         tellings.into_iter().chain(sync).fold(far, Instant::min)
     }
@@ -682,57 +520,25 @@ impl Engine<'_> {
                 self.send_all(&message).await;
             }
         }
-        self.go_on_asking(now).await;
-    }
-
-    async fn go_on_asking(&mut self, now: Instant) {
-        let Sync::Asking {
-            number,
-            after,
-            whom,
-            tries,
-            again,
-            until,
-        } = &mut self.sync
-        else {
-            return;
-        };
-        if now >= *until {
-            if !self.settings.seeds.is_empty() {
-                let seeds = &self.settings.seeds;
-                warn!(
-                    ?seeds,
-                    "no node told all it knows: this one goes on with what it has"
-                );
+        match self.sync.step(now) {
+            Step::Nothing => {}
+            Step::Ask(Some(whom), message) => self.link.send(whom, &message).await,
+            Step::Ask(None, message) => {
+                for whom in self.link.lately() {
+                    self.link.send(whom, &message).await;
+                }
+                self.seek(Some(message));
             }
-            self.sync = Sync::Done;
-            return self.give(FromCluster::Synced).await;
-        }
-        if now < *again {
-            return;
-        }
-        *again = now + PULL_AGAIN;
-        *tries += 1;
-        if *tries > TRIES {
-            (*after, *whom, *tries) = (None, None, 0);
-        }
-        let message = Message::Pull {
-            number: *number,
-            after: after.clone(),
-        };
-        if let Some(whom) = *whom {
-            return self.link.send(whom, &message).await;
-        }
-        self.seek(Some(message));
-        for whom in self.link.lately() {
-            let Sync::Asking { number, after, .. } = &self.sync else {
-                return;
-            };
-            let message = Message::Pull {
-                number: *number,
-                after: after.clone(),
-            };
-            self.link.send(whom, &message).await;
+            Step::GivenUp => {
+                let seeds = &self.settings.seeds;
+                if !seeds.is_empty() {
+                    warn!(
+                        ?seeds,
+                        "no node told all it knows: this one goes on with what it has"
+                    );
+                }
+                self.give(FromCluster::Synced).await;
+            }
         }
     }
 
@@ -756,10 +562,10 @@ impl Engine<'_> {
 
     /// Looks for those who are not there: a farm that fell apart for long has forgotten its other half.
     fn look_for(&mut self) {
-        if self.known.peers.is_empty() || !self.known.former.is_empty() {
+        if self.membership.peers().is_empty() || !self.membership.former().is_empty() {
             self.seek(None);
         }
-        if let Some(former) = self.known.former.values().choose(&mut rand::rng()) {
+        if let Some(former) = self.membership.former().values().choose(&mut rand::rng()) {
             // The engine has ended: so does this one.
             let _ = self.handle.gossip(*former);
         }

@@ -18,7 +18,9 @@ pub mod frame;
 mod gossip;
 mod link;
 pub mod member;
+mod membership;
 pub mod message;
+mod sync;
 
 use message::{Message, Place};
 

@@ -48,6 +48,11 @@ impl Record {
         &self.said.server.id
     }
 
+    /// Where it stands in the order of all records.
+    pub fn place(&self) -> (Arc<str>, Arc<str>) {
+        (Arc::clone(&self.domain), Arc::clone(self.id()))
+    }
+
     /// The newest stamp in it.
     pub fn stamp(&self) -> &Stamp {
         let said = &self.said.server.updated;

@@ -169,11 +169,7 @@ impl Member {
             Verdict::Granted(grant) if others.granted.len() < WAITING_MOST => {
                 let ticket = others.next_ticket;
                 others.next_ticket += 1;
-                others.said.push_back(ToCluster::Keep {
-                    ticket,
-                    record: Box::new(grant.record().clone()),
-                    everyone: grant.kind() != Kind::Refreshed || grant.expires_s() < BRIEF_S,
-                });
+                others.said.push_back(keep(ticket, &grant));
                 let granted = Granted {
                     request,
                     grant,
@@ -268,13 +264,12 @@ impl Member {
                 others.is_whole = true;
                 self.compositor.set_stale(false);
             }
-            // Nothing that waits for the engine is kept, and what it is to keep it is told again.
+            // What it was told it is told again, what waits for it among that.
             FromCluster::Restarted => {
-                for granted in std::mem::take(&mut others.granted).into_values() {
-                    self.decline(&granted.request, granted.grant);
-                }
+                let granted = others.granted.iter();
+                let keep = granted.map(|(ticket, granted)| keep(*ticket, &granted.grant));
+                others.said.extend(keep);
                 self.compositor.keep_again();
-                self.reconsider(now);
             }
             FromCluster::Asked { from, place } => {
                 if let Some(record) = self.compositor.record(&place) {
@@ -400,6 +395,14 @@ impl Member {
                 return others.said.push_front(back);
             }
         }
+    }
+}
+
+fn keep(ticket: u64, grant: &Grant) -> ToCluster {
+    ToCluster::Keep {
+        ticket,
+        record: Box::new(grant.record().clone()),
+        everyone: grant.kind() != Kind::Refreshed || grant.expires_s() < BRIEF_S,
     }
 }
 

@@ -115,7 +115,7 @@ pub enum FromCluster {
     Live(Vec<Arc<str>>),
     /// All that others knew at the start is known here.
     Synced,
-    /// The engine had to begin anew: what it was told it has forgotten, and no ticket of before is ever kept.
+    /// The engine had to begin anew: what it was told it has forgotten.
     Restarted,
     /// Another node wants to know of one server.
     Asked {

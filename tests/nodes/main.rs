@@ -5,6 +5,7 @@ mod hostile;
 #[path = "../tools/process.rs"]
 #[allow(dead_code, reason = "shared with the tests of the tools")]
 mod process;
+mod rogue;
 
 use std::time::{Duration, Instant};
 

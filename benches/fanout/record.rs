@@ -115,6 +115,13 @@ impl Record {
         wrong: &[String],
     ) -> io::Result<bool> {
         let mut text = format!("\n## {} (`{}`)\n\n", scenario.title, scenario.name);
+        if scenario.windows > 1 {
+            let _ = writeln!(
+                text,
+                "Each run in {} windows, paired in order.\n",
+                scenario.windows
+            );
+        }
         let names = names(runs);
         let _ = writeln!(
             text,

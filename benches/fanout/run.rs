@@ -31,9 +31,9 @@ pub fn run(scenario: &Scenario, runs: u32, record: &Record) -> io::Result<bool> 
     for number in 1..=runs {
         for variant in &scenario.variants {
             eprintln!("{} {number} of {runs}: {}", scenario.name, variant.name);
-            let (found, faults) = once(scenario.name, variant, number, record)?;
+            let (found, faults) = once(scenario, variant, number, record)?;
             wrong.extend(faults);
-            figures.entry(variant.name).or_default().push(found);
+            figures.entry(variant.name).or_default().extend(found);
             record.table(scenario, &figures_so_far(scenario, &figures))?;
         }
     }
@@ -57,10 +57,11 @@ fn figures_so_far(
 fn schedule(measure: Measure) -> (String, f64, f64) {
     match measure {
         Measure::Changes { count, every_s } => {
-            let warmup = 2.5 * every_s;
+            // The server is read when a fan-out is over, well before the next.
+            let warmup = 2.75 * every_s;
             let last = f64::from(count) * every_s;
             let rate = 1.0 / every_s;
-            let duration = last + 0.4 * every_s;
+            let duration = last + 0.15 * every_s;
             (
                 format!(
                     "--change status --changes {rate} --warmup {warmup} --duration {duration} --grace {}",
@@ -85,13 +86,13 @@ fn schedule(measure: Measure) -> (String, f64, f64) {
 }
 
 fn once(
-    scenario: &str,
+    scenario: &Scenario,
     variant: &Variant,
     run: u32,
     record: &Record,
-) -> io::Result<(Figures, Option<String>)> {
-    let log = record.file(scenario, variant.name, run, "log")?;
-    let json = record.file(scenario, variant.name, run, "json")?;
+) -> io::Result<(Vec<Figures>, Option<String>)> {
+    let log = record.file(scenario.name, variant.name, run, "log")?;
+    let json = record.file(scenario.name, variant.name, run, "json")?;
     let server = Server::start(variant.server, variant.cores, &variant.flags, &log)?;
     let (empty, _) = server.memory()?;
     let (more, until, last) = schedule(variant.measure);
@@ -99,36 +100,42 @@ fn once(
     flags.extend(variant.load.iter().cloned());
     flags.extend(more.split_whitespace().map(str::to_owned));
     let begin = server.read()?;
-    let (mut before, mut after, mut memory) = (begin, begin, (0, 0));
+    let window = last / f64::from(scenario.windows);
+    let (mut readings, mut memory) = (vec![begin], (0, 0));
     let report = load(server.address, &flags, &json, || {
         thread::sleep(Duration::from_secs_f64(until));
         if !matches!(variant.measure, Measure::Subscribing) {
-            before = server.read()?;
+            readings = vec![server.read()?];
         }
-        thread::sleep(Duration::from_secs_f64(last));
-        after = server.read()?;
+        for _ in 0..scenario.windows {
+            thread::sleep(Duration::from_secs_f64(window));
+            readings.push(server.read()?);
+        }
         memory = server.memory()?;
         Ok(())
     })?;
     let counters = server.stop()?;
-    let mut figures = figures(variant, &report, before, after, last);
-    if variant.server == Kind::Fanfare {
-        let each = memory.0.saturating_sub(empty) as f64 / f64::from(variant.entities);
-        figures.insert("bytes each", each);
-        figures.insert("peak MiB", memory.1 as f64 / f64::from(1 << 20));
-        figures.insert(
-            "retransmissions",
-            value(&counters, "retransmissions") as f64,
-        );
-        if after.imbalance > 0.0 {
-            let received = (after.received - before.received) as f64;
-            let handed_over = (after.handed_over - before.handed_over) as f64;
-            figures.insert("handed over %", 100.0 * handed_over / received);
-            figures.insert("fullest shard over emptiest", after.imbalance);
+    let mut all = Vec::new();
+    for pair in readings.windows(2) {
+        let (before, after) = (pair[0], pair[1]);
+        let mut figures = figures(variant, &report, before, after, window);
+        if variant.server == Kind::Fanfare {
+            let each = memory.0.saturating_sub(empty) as f64 / f64::from(variant.entities);
+            figures.insert("bytes each", each);
+            figures.insert("peak MiB", memory.1 as f64 / f64::from(1 << 20));
+            let retransmissions = value(&counters, "retransmissions");
+            figures.insert("retransmissions", retransmissions as f64);
+            if after.imbalance > 0.0 {
+                let received = (after.received - before.received) as f64;
+                let handed_over = (after.handed_over - before.handed_over) as f64;
+                figures.insert("handed over %", 100.0 * handed_over / received);
+                figures.insert("fullest shard over emptiest", after.imbalance);
+            }
         }
+        all.push(figures);
     }
     let fault = fault(variant, run, &report, &counters);
-    Ok((figures, fault))
+    Ok((all, fault))
 }
 
 fn figures(

@@ -46,6 +46,8 @@ pub struct Variant {
 pub struct Scenario {
     pub name: &'static str,
     pub title: &'static str,
+    /// Into so many equal windows a run's time is divided, each with figures of its own: a stand of a million takes minutes.
+    pub windows: u32,
     pub variants: Vec<Variant>,
     pub comparisons: Vec<Comparison>,
 }
@@ -127,15 +129,16 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
         count: changes,
         every_s: 1.0,
     };
-    // A million take some seconds each time.
+    // A million take nine seconds each time.
     let slow = Measure::Changes {
-        count: changes.div_ceil(2),
-        every_s: 20.0,
+        count: changes,
+        every_s: 12.0,
     };
     Some(match name {
         "own" => Scenario {
             name: "own",
             title: "A change told to entities that are each their own next hop",
+            windows: 1,
             variants: vec![
                 variant("fanfare", Fanfare, "", entities, OWN, steady),
                 variant("minimal", Minimal, "", entities, OWN, steady),
@@ -192,6 +195,7 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
         "shared" => Scenario {
             name: "shared",
             title: "A change told to entities behind 8 next hops that answer singly",
+            windows: 1,
             variants: vec![
                 variant("fanfare", Fanfare, "", entities, SHARED, steady),
                 variant(
@@ -246,6 +250,7 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
         "flat" => Scenario {
             name: "flat",
             title: "CPU a NOTIFY at a million entities, each its own next hop",
+            windows: changes,
             variants: vec![
                 variant("million", Fanfare, "", million, OWN, slow),
                 variant("few", Fanfare, "", entities, OWN, steady),
@@ -269,6 +274,7 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
         "memory" => Scenario {
             name: "memory",
             title: "Resident memory of a million subscriptions with identifiers of the field's lengths",
+            windows: 1,
             variants: vec![
                 variant("shared next hops", Fanfare, "", million, SHARED, slow),
                 variant(
@@ -286,6 +292,7 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
         "subscribing" => Scenario {
             name: "subscribing",
             title: "SUBSCRIBE, 200, the first NOTIFY, 200",
+            windows: 1,
             variants: vec![
                 variant(
                     "fanfare",
@@ -317,12 +324,13 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
         "idle" => {
             let idle = Measure::Idle {
                 settle_s: 65,
-                seconds: changes.max(3) * 6,
+                seconds: changes * 15,
             };
             let load = "--own-address --sockets 16 --servers 1";
             Scenario {
                 name: "idle",
                 title: "A million idle subscriptions, told every 60 s that nothing changed",
+                windows: changes,
                 variants: vec![
                     variant(
                         "fanfare",
@@ -356,6 +364,7 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
             Scenario {
                 name: "lossy",
                 title: "5 % dead entities and 1 % loss",
+                windows: 1,
                 variants: vec![variant("clean", Fanfare, "", entities, OWN, steady), lossy],
                 comparisons: vec![ratio(
                     "p98 of the live, of the clean run's",
@@ -369,6 +378,7 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
         "storm" => Scenario {
             name: "storm",
             title: "A change every 10 ms",
+            windows: 1,
             variants: vec![variant(
                 "fanfare",
                 Fanfare,
@@ -395,6 +405,7 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
             Scenario {
                 name: "herd",
                 title: "All entities SUBSCRIBE within a second",
+                windows: 1,
                 variants: vec![herd],
                 comparisons: vec![],
             }
@@ -420,6 +431,7 @@ pub fn scenario(name: &str, size: Size) -> Option<Scenario> {
             Scenario {
                 name: "shards",
                 title: "Two shards",
+                windows: 1,
                 variants: vec![own, proxy],
                 comparisons: vec![],
             }

@@ -106,7 +106,7 @@ pub struct Settings {
     pub unproven_most: u32,
     /// Bytes that superseded documents may hold.
     pub bodies_most: usize,
-    /// NOTIFYs begun in one `fill`.
+    /// NOTIFYs begun in one `fill`: eight next hops have a run of 64 each, the longest that a kernel takes.
     pub batch: usize,
     /// Messages for connections that may wait in the outbox.
     pub effects_most: usize,
@@ -134,7 +134,7 @@ impl Settings {
             subscriptions_most: 4 << 20,
             unproven_most: 65_536,
             bodies_most: 64 << 20,
-            batch: 256,
+            batch: 512,
             effects_most: 1_024,
         }
     }

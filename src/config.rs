@@ -6,6 +6,7 @@ mod arguments;
 mod error;
 mod file;
 mod layers;
+mod probe;
 mod setting;
 mod value;
 
@@ -23,6 +24,7 @@ pub use value::{Given, Origin, Value};
 use crate::info;
 use crate::io;
 use crate::notifier::settings::{Listener, Nat, Settings};
+use crate::probe::Probed;
 use layers::Layers;
 
 /// Everything that `fanfare serve` is told, checked. Times in the unit of the name, sizes in bytes.
@@ -40,6 +42,8 @@ pub struct Config {
     pub node: Box<str>,
     /// What makes this node one of several; `None`: it stands alone.
     pub cluster: Option<ClusterConfig>,
+    /// Servers that do not publish, at most 1,024, each id once.
+    pub probes: Vec<Probed>,
     pub io: io::Kind,
     /// What each UDP socket's receive queue shall hold; `None`: as much as the kernel gives.
     pub rcvbuf: Option<usize>,
@@ -70,18 +74,42 @@ pub struct Config {
     pub tcp: TcpBounds,
 }
 
-/// What a node needs to find the others.
+/// What a node needs to be one of several.
 #[derive(Debug, Clone)]
 pub struct ClusterConfig {
-    /// As given, so port 0 means any; no wildcard.
-    pub gossip: SocketAddr,
-    /// At most 64, each host:port.
-    pub join: Vec<String>,
     /// By the grammar of ids.
     pub id: Box<str>,
     pub secret: Option<Box<str>>,
+    pub engine: EngineConfig,
+}
+
+/// How nodes hear of each other.
+#[derive(Debug, Clone)]
+pub enum EngineConfig {
+    Gossip(GossipConfig),
+    Etcd(EtcdConfig),
+}
+
+#[derive(Debug, Clone)]
+pub struct GossipConfig {
+    /// As given, so port 0 means any; no wildcard.
+    pub address: SocketAddr,
+    /// At most 64, each host:port.
+    pub join: Vec<String>,
     pub allow: Vec<IpNet>,
     pub interval_ms: u64,
+}
+
+#[derive(Debug, Clone)]
+pub struct EtcdConfig {
+    /// URLs without a path, 1 to 16.
+    pub endpoints: Vec<String>,
+    /// User and password.
+    pub credentials: Option<(String, String)>,
+    /// Certificates to believe, as PEM.
+    pub ca: Option<Vec<u8>>,
+    /// This node's certificate and key, as PEM.
+    pub identity: Option<Vec<u8>>,
 }
 
 /// What TCP connections may cost.
@@ -124,11 +152,14 @@ impl fmt::Display for Caution {
 impl Config {
     /// Reads the file that the flags name, puts the flags over it, and checks all.
     pub fn new(arguments: &Arguments) -> Result<Config, ConfigError> {
-        let file = match &arguments.file {
-            Some(path) => file::read(path)?,
-            None => Vec::new(),
-        };
-        Self::check(&Layers::new(&arguments.given, &file))
+        let mut file = file::Contents::default();
+        let mut probes = Vec::new();
+        if let Some(path) = &arguments.file {
+            file = file::read(path)?;
+            probes = probe::probes(path, &file.probes)?;
+        }
+        let config = Self::check(&Layers::new(&arguments.given, &file.given))?;
+        Ok(Config { probes, ..config })
     }
 
     fn check(layers: &Layers<'_>) -> Result<Config, ConfigError> {
@@ -140,6 +171,7 @@ impl Config {
             domains: layers.list(&setting::DOMAIN, 256, address::domain)?,
             node: node(layers)?,
             cluster: cluster(layers)?,
+            probes: Vec::new(),
             io: match layers.word(&setting::IO)? {
                 0 => io::Kind::Auto,
                 1 => io::Kind::Uring,
@@ -254,7 +286,6 @@ fn node(layers: &Layers<'_>) -> Result<Box<str>, ConfigError> {
 }
 
 fn cluster(layers: &Layers<'_>) -> Result<Option<ClusterConfig>, ConfigError> {
-    let join = layers.list(&setting::JOIN, 64, address::seed)?;
     let secret = layers.one(&setting::CLUSTER_SECRET, |value| {
         let text = value
             .text()
@@ -265,28 +296,98 @@ fn cluster(layers: &Layers<'_>) -> Result<Option<ClusterConfig>, ConfigError> {
         let id = value.text().filter(|id| info::is_id(id))?;
         Some(id.into())
     })?;
-    let allow = layers.list(&setting::GOSSIP_ALLOW, 256, address::network)?;
-    let interval_ms = layers.number(&setting::GOSSIP_INTERVAL)?;
-    let Some(gossip) = layers.one(&setting::GOSSIP, address::gossip)? else {
-        let needs = [&setting::JOIN, &setting::CLUSTER_SECRET];
-        return match needs
-            .into_iter()
-            .find_map(|needs| layers.given(needs).pop())
-        {
-            Some(given) => Err(ConfigError::Needs {
-                given: given.into(),
+    let engine = match (gossip(layers)?, etcd(layers)?) {
+        (Some(gossip), None) => EngineConfig::Gossip(gossip),
+        (None, Some(etcd)) => EngineConfig::Etcd(etcd),
+        (Some(_), Some(_)) => {
+            return Err(ConfigError::Either {
+                given: layers.given(&setting::ETCD).remove(0).into(),
                 other: setting::GOSSIP.key,
-            }),
-            None => Ok(None),
-        };
+            });
+        }
+        (None, None) => {
+            needs(layers, &[&setting::CLUSTER_SECRET], "gossip or etcd")?;
+            return Ok(None);
+        }
     };
     Ok(Some(ClusterConfig {
-        gossip,
-        join,
         id: id.expect("it has a default"),
         secret,
+        engine,
+    }))
+}
+
+/// Refuses settings that mean nothing without another.
+fn needs(
+    layers: &Layers<'_>,
+    settings: &[&'static setting::Setting],
+    other: &'static str,
+) -> Result<(), ConfigError> {
+    let given = settings
+        .iter()
+        .find_map(|setting| layers.given(setting).pop());
+    match given.map(Box::new) {
+        Some(given) => Err(ConfigError::Needs { given, other }),
+        None => Ok(()),
+    }
+}
+
+fn gossip(layers: &Layers<'_>) -> Result<Option<GossipConfig>, ConfigError> {
+    let join = layers.list(&setting::JOIN, 64, address::seed)?;
+    let allow = layers.list(&setting::GOSSIP_ALLOW, 256, address::network)?;
+    let interval_ms = layers.number(&setting::GOSSIP_INTERVAL)?;
+    let Some(address) = layers.one(&setting::GOSSIP, address::gossip)? else {
+        needs(layers, &[&setting::JOIN], setting::GOSSIP.key)?;
+        return Ok(None);
+    };
+    Ok(Some(GossipConfig {
+        address,
+        join,
         allow,
         interval_ms,
+    }))
+}
+
+fn etcd(layers: &Layers<'_>) -> Result<Option<EtcdConfig>, ConfigError> {
+    let endpoints = layers.list(&setting::ETCD, 16, address::endpoint)?;
+    let text = |value: &Value| value.text().map(str::to_owned);
+    let user = layers.one(&setting::ETCD_USER, text)?;
+    let password = layers.one(&setting::ETCD_PASSWORD, text)?;
+    let [ca, identity] = [&setting::ETCD_CA, &setting::ETCD_CERT].map(|setting| {
+        let Some(path) = layers.one(setting, text)? else {
+            return Ok(None);
+        };
+        fs::read(path)
+            .map(Some)
+            .map_err(|source| ConfigError::NoFile {
+                given: layers.given(setting).remove(0).into(),
+                source,
+            })
+    });
+    let (ca, identity) = (ca?, identity?);
+    if endpoints.is_empty() {
+        let of_etcd = [
+            &setting::ETCD_USER,
+            &setting::ETCD_PASSWORD,
+            &setting::ETCD_CA,
+            &setting::ETCD_CERT,
+        ];
+        needs(layers, &of_etcd, setting::ETCD.key)?;
+        return Ok(None);
+    }
+    let credentials = match (user, password) {
+        (Some(user), Some(password)) => Some((user, password)),
+        _ => {
+            needs(layers, &[&setting::ETCD_USER], setting::ETCD_PASSWORD.key)?;
+            needs(layers, &[&setting::ETCD_PASSWORD], setting::ETCD_USER.key)?;
+            None
+        }
+    };
+    Ok(Some(EtcdConfig {
+        endpoints,
+        credentials,
+        ca,
+        identity,
     }))
 }
 

@@ -16,6 +16,7 @@
 //! | [`publisher`], [`subscriber`], [`client`] | the other side: publication and subscription as pure cores | sockets, clocks |
 //! | [`notifier`] | one shard of subscriptions (RFC 6665) | sockets, threads, clocks |
 //! | [`cluster`] | how nodes share what their compositors know | SIP, subscribers |
+//! | [`probe`] | servers that do not publish, asked whether they live | sockets, clocks, tables |
 //! | [`compositor`] | publications, leases, entity-tags to views (RFC 3903) | subscribers |
 //! | [`info`] | servers, views, changes, filters, documents | who reads them |
 //! | [`io`] | io_uring, sendmmsg, sockets, steering; the only unsafe code | SIP |
@@ -35,6 +36,7 @@ pub mod io;
 pub mod load;
 pub mod log;
 pub mod notifier;
+pub mod probe;
 pub mod publish;
 pub mod publisher;
 pub mod rendezvous;

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use crate::cluster::member::Member;
 use crate::cluster::{self, Cluster};
 use crate::compositor::{Compositor, CompositorConfig, Now};
-use crate::config::{ClusterConfig, Config};
+use crate::config::{ClusterConfig, Config, EngineConfig, EtcdConfig, GossipConfig};
 use crate::control::stream::Runtime;
 use crate::control::{Control, Parts};
 use crate::info::{self, Address, AddressTransport, Server, Status, View};
@@ -25,6 +25,7 @@ use crate::io::{Engine, Kind, OpenError, Waker, pin, steering};
 use crate::notifier::Notifier;
 use crate::notifier::handle::HandleKey;
 use crate::notifier::settings::Settings;
+use crate::probe::Prober;
 use crate::shard::{FromShard, INBOX, Shard, ShardHandle, ToShard};
 
 /// Messages that may wait for the control thread.
@@ -54,6 +55,8 @@ pub enum Error {
         address: SocketAddr,
         source: std::io::Error,
     },
+    #[error("etcd {0}")]
+    Etcd(cluster::etcd::StoreError),
     #[error("io = {kind}: {source}")]
     Io { kind: Kind, source: OpenError },
     #[error("{operation}: {source}")]
@@ -70,7 +73,11 @@ impl Error {
     pub fn is_configuration(&self) -> bool {
         matches!(
             self,
-            Error::Bind { .. } | Error::BindTcp { .. } | Error::Gossip { .. } | Error::Io { .. }
+            Error::Bind { .. }
+                | Error::BindTcp { .. }
+                | Error::Gossip { .. }
+                | Error::Etcd(_)
+                | Error::Io { .. }
         )
     }
 }
@@ -140,7 +147,11 @@ pub fn run(config: Config) -> Result<(), Error> {
         None => random.random(),
     };
     let compositor = Compositor::new(compositor_config(&config), key, now);
-    let gossip = config.cluster.as_ref().map(bind_gossip).transpose()?;
+    let engine = config.cluster.as_ref().map(|cluster| &cluster.engine);
+    let gossip = match engine {
+        Some(EngineConfig::Gossip(gossip)) => Some(bind_gossip(gossip)?),
+        _ => None,
+    };
     let member = match &config.cluster {
         Some(_) => {
             let own = own_entry(&config, &addresses);
@@ -201,15 +212,14 @@ pub fn run(config: Config) -> Result<(), Error> {
             .map_err(|_| Error::ShardLost)?;
     }
     let gossip_address = gossip.as_ref().map(|(_, address)| *address);
-    let among = match (&config.cluster, gossip) {
-        (Some(cluster), Some((socket, address))) => {
-            let settings = cluster_settings(&config, cluster, address, unix_ms);
-            let cluster = Cluster::gossip(settings, socket)
-                .map_err(|source| Error::Gossip { address, source })?;
-            Some(cluster)
-        }
-        _ => None,
+    let among = match &config.cluster {
+        Some(cluster) => Some(join(&config, cluster, gossip, unix_ms)?),
+        None => None,
     };
+    let prober = (!config.probes.is_empty()).then(|| {
+        let node = config.node.as_ref().into();
+        Prober::new(node, random.random(), config.probes.clone())
+    });
     let parts = Parts {
         member,
         shards,
@@ -219,6 +229,7 @@ pub fn run(config: Config) -> Result<(), Error> {
         resolve: config.resolver,
         nameservers: config.nameservers.clone(),
         cluster: among,
+        prober,
         drain_over: Duration::from_millis(config.drain_time_ms),
         start,
     };
@@ -264,7 +275,7 @@ fn serve(
             config.node, config.shards
         );
     };
-    let ended = runtime.block_on(async { Control::begin(parts, uring)?.run(ready).await });
+    let ended = runtime.block_on(async { Control::begin(parts, uring).await?.run(ready).await });
     ended.map_err(|source| Error::System {
         operation: "control thread",
         source,
@@ -279,10 +290,10 @@ fn compositor_config(config: &Config) -> CompositorConfig {
         .map(|domain| domain.as_ref().into())
         .collect();
     compositor.forget_after_s = config.forget_after_s;
-    if let Some(cluster) = &config.cluster {
-        compositor.new_node_ms = compositor
-            .new_node_ms
-            .max(NEW_NODE_ROUNDS * cluster.interval_ms);
+    let engine = config.cluster.as_ref().map(|cluster| &cluster.engine);
+    if let Some(EngineConfig::Gossip(gossip)) = engine {
+        let rounds_ms = NEW_NODE_ROUNDS * gossip.interval_ms;
+        compositor.new_node_ms = compositor.new_node_ms.max(rounds_ms);
     }
     compositor
 }
@@ -306,8 +317,8 @@ const NEW_NODE_ROUNDS: u64 = 20;
 /// Gossip comes in bursts of large datagrams.
 const GOSSIP_BUFFER: usize = 4 << 20;
 
-fn bind_gossip(cluster: &ClusterConfig) -> Result<(UdpSocket, SocketAddr), Error> {
-    let address = cluster.gossip;
+fn bind_gossip(gossip: &GossipConfig) -> Result<(UdpSocket, SocketAddr), Error> {
+    let address = gossip.address;
     let bind = || {
         let domain = socket2::Domain::for_address(address);
         let socket = socket2::Socket::new(domain, socket2::Type::DGRAM, None)?;
@@ -321,23 +332,58 @@ fn bind_gossip(cluster: &ClusterConfig) -> Result<(UdpSocket, SocketAddr), Error
     bind().map_err(|source| Error::Gossip { address, source })
 }
 
-fn cluster_settings(
+/// Starts the engine by which this node is one of several; `gossip`: its socket, where it is by gossip.
+fn join(
     config: &Config,
     cluster: &ClusterConfig,
-    advertise: SocketAddr,
+    gossip: Option<(UdpSocket, SocketAddr)>,
     generation: u64,
-) -> cluster::Settings {
-    cluster::Settings {
-        node: config.node.as_ref().into(),
-        cluster_id: cluster.id.to_string(),
-        advertise,
-        seeds: cluster.join.clone(),
-        secret: cluster.secret.as_deref().map(|secret| secret.into()),
-        allow: cluster.allow.clone(),
-        interval: Duration::from_millis(cluster.interval_ms),
-        first_generation: generation,
-        generation,
-    }
+) -> Result<Cluster, Error> {
+    let node: Arc<str> = config.node.as_ref().into();
+    let cluster_id = cluster.id.to_string();
+    let started = match (&cluster.engine, gossip) {
+        (EngineConfig::Gossip(gossip), Some((socket, advertise))) => {
+            let settings = cluster::Settings {
+                node,
+                cluster_id,
+                advertise,
+                seeds: gossip.join.clone(),
+                secret: cluster.secret.as_deref().map(|secret| secret.into()),
+                allow: gossip.allow.clone(),
+                interval: Duration::from_millis(gossip.interval_ms),
+                first_generation: generation,
+                generation,
+            };
+            Cluster::gossip(settings, socket)
+        }
+        (EngineConfig::Gossip(_), None) => unreachable!("gossip has a socket"),
+        (EngineConfig::Etcd(etcd), _) => {
+            let EtcdConfig {
+                endpoints,
+                credentials,
+                ca,
+                identity,
+            } = etcd.clone();
+            let access = cluster::etcd::Access {
+                endpoints,
+                credentials,
+                ca,
+                identity,
+            };
+            // What is wrong with certificates is better said now.
+            access.check().map_err(Error::Etcd)?;
+            Cluster::etcd(cluster::etcd::Settings {
+                node,
+                cluster_id,
+                access,
+                generation,
+            })
+        }
+    };
+    started.map_err(|source| Error::System {
+        operation: "starting the cluster's thread",
+        source,
+    })
 }
 
 /// What this node is to entities: a notifier among others.

@@ -22,6 +22,10 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("client", &["wire", "sip"]),
     ("publisher", &["wire", "sip", "info", "client"]),
     ("subscriber", &["wire", "sip", "info", "client"]),
+    (
+        "probe",
+        &["wire", "info", "client", "counters", "rendezvous"],
+    ),
     ("load", &[]),
     (
         "tool",
@@ -36,7 +40,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         ],
     ),
     ("session", &["wire", "sip", "info", "client", "config"]),
-    ("config", &["io", "notifier", "wire", "info"]),
+    ("config", &["io", "notifier", "wire", "info", "probe"]),
     (
         "shard",
         &["log", "counters", "wire", "info", "io", "notifier"],
@@ -54,6 +58,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "load",
             "notifier",
+            "probe",
             "shard",
         ],
     ),
@@ -68,6 +73,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "config",
             "control",
             "notifier",
+            "probe",
             "shard",
         ],
     ),
@@ -109,6 +115,7 @@ const PURE: &[&str] = &[
     "notifier",
     "publisher",
     "subscriber",
+    "probe",
 ];
 const IMPURE: &[&str] = &[
     "std::thread",

@@ -96,6 +96,43 @@ fn a_bad_file_is_refused_in_one_line_that_says_what_and_where() {
             ":1: gossip = \"0.0.0.0:7946\": not allowed; allowed: an address that other nodes reach, with port, as 192.0.2.1:7946",
         ),
         (
+            "etcd = [\"10.0.0.1:2379\"]",
+            ":1: etcd = \"10.0.0.1:2379\": not allowed; allowed: at most 16 of http://HOST:PORT or https://HOST:PORT, \
+             and not together with gossip",
+        ),
+        (
+            "gossip = \"192.0.2.1:7946\"\netcd = \"http://10.0.0.1:2379\"",
+            ":2: etcd = \"http://10.0.0.1:2379\": a node is in one cluster, by gossip or by this",
+        ),
+        (
+            "etcd = \"http://10.0.0.1:2379\"\netcd-user = \"x\"",
+            ":2: etcd-user = \"x\": means nothing without etcd-password",
+        ),
+        (
+            "etcd-ca = \"/nonexistent\"",
+            ":1: etcd-ca = \"/nonexistent\": No such file or directory (os error 2)",
+        ),
+        (
+            "[[probe]]\nid = \"p1\"",
+            ":1: [[probe]] without probe-address; allowed: an address that the nodes reach, with port, as 192.0.2.1:5060",
+        ),
+        (
+            "[[probe]]\nid = \"p1\"\naddress = \"192.0.2.1:5060\"\ninterval = \"1m\"",
+            ":4: probe-interval = \"1m\": not allowed; allowed: a time such as 100ms, 2s, 5m or plain seconds, from 500ms to 32s",
+        ),
+        (
+            "[[probe]]\nid = \"p1\"\naddress = \"192.0.2.1:5060\"\n[[probe]]\nid = \"p1\"\naddress = \"192.0.2.2:5060\"",
+            ":5: probe-id = \"p1\": not allowed; allowed: 1 to 64 of letters, digits, '.', '_', '-', of no other server",
+        ),
+        (
+            "[[probe]]\nname = \"p1\"",
+            ":2: unknown key probe-name; the keys are those of `fanfare serve --help`",
+        ),
+        (
+            "probe = 5",
+            ":1: unknown key probe; the keys are those of `fanfare serve --help`",
+        ),
+        (
             "[cluster]\nsecret = \"short\"",
             ":2: cluster-secret = \"short\": not allowed; allowed: a text of 8 to 256 bytes",
         ),

@@ -3,7 +3,6 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +19,7 @@ use super::link::{Link, Opened};
 use super::membership::{Membership, Peer};
 use super::message::{Message, Place, batch};
 use super::sync::{Page, Step, Sync};
-use super::{Counters, FromCluster, SYNC_WITHIN, Settings, ToCluster};
+use super::{Counters, FromCluster, Queues, SYNC_WITHIN, Settings, ToCluster};
 use crate::compositor::Record;
 
 /// A node is suspected that was silent for so many of the intervals seen before.
@@ -50,54 +49,12 @@ const FORMER_LIFE: Duration = Duration::from_secs(10);
 const SEEDS_FOUND: usize = 64;
 /// Our own messages that may wait.
 const INBOUND: usize = 1_024;
-/// A gossip that broke down begins anew after this.
-const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 
-/// Runs until told to leave.
-pub fn run(
-    settings: &Settings,
-    socket: &std::net::UdpSocket,
-    mut inbox: mpsc::Receiver<ToCluster>,
-    out: &mpsc::Sender<FromCluster>,
-    counters: &Arc<Mutex<Counters>>,
-) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
-        Ok(runtime) => runtime,
-        Err(error) => return error!(%error, "no runtime for gossip: this node stands alone"),
-    };
-    let mut settings = settings.clone();
-    let mut membership = Membership::default();
-    loop {
-        let life = || match socket.try_clone() {
-            Ok(socket) => {
-                let queues = (&mut inbox, out);
-                runtime.block_on(live(&settings, socket, queues, counters, &mut membership))
-            }
-            Err(error) => Err(error.into()),
-        };
-        // A panic here has been reported; nothing that it may have left half done is used again.
-        let ended = catch_unwind(AssertUnwindSafe(life))
-            .unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
-        let Err(error) = ended else { return };
-        counters.lock().cluster_restarts += 1;
-        error!(%error, "gossip ended, and begins anew");
-        std::thread::sleep(BEGIN_AGAIN);
-        settings.generation += 1;
-        // The control thread has ended: so does this one.
-        if out.blocking_send(FromCluster::Restarted).is_err() {
-            return;
-        }
-    }
-}
-
-/// One life of the engine; an error where it has to begin anew.
-async fn live(
+/// One life of the engine: until told to leave, or an error where it has to begin anew.
+pub async fn live(
     settings: &Settings,
     socket: std::net::UdpSocket,
-    (inbox, out): (&mut mpsc::Receiver<ToCluster>, &mpsc::Sender<FromCluster>),
+    (inbox, out): Queues<'_>,
     counters: &Arc<Mutex<Counters>>,
     membership: &mut Membership,
 ) -> anyhow::Result<()> {

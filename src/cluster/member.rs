@@ -78,6 +78,8 @@ struct Others {
     announced_ms: u64,
     /// All that others know is known here, as far as that can be.
     is_whole: bool,
+    /// Nobody can be told, and nobody is heard.
+    is_away: bool,
     next_ticket: u64,
     granted: BTreeMap<u64, Granted>,
     parked: VecDeque<Parked>,
@@ -107,6 +109,7 @@ impl Member {
                 looked_ms: now.mono_ms,
                 announced_ms: now.mono_ms,
                 is_whole: false,
+                is_away: false,
                 next_ticket: 0,
                 granted: BTreeMap::new(),
                 parked: VecDeque::new(),
@@ -166,6 +169,16 @@ impl Member {
         let others = self.others.as_mut().expect("it is not alone");
         match verdict {
             Verdict::Answered => self.answer(&request, response),
+            Verdict::Granted(grant) if others.is_away => {
+                self.unkept(
+                    now,
+                    Granted {
+                        request,
+                        grant,
+                        response,
+                    },
+                );
+            }
             Verdict::Granted(grant) if others.granted.len() < WAITING_MOST => {
                 let ticket = others.next_ticket;
                 others.next_ticket += 1;
@@ -178,6 +191,11 @@ impl Member {
                 others.granted.insert(ticket, granted);
             }
             Verdict::Granted(grant) => self.decline(&request, grant),
+            Verdict::Unheard { .. } if others.is_away => {
+                self.compositor
+                    .refuse_unkept(peer, &request.bytes, &mut response);
+                self.answer(&request, response);
+            }
             Verdict::Unheard { node, place } => match former {
                 Some((until_ms, true)) if until_ms <= now.mono_ms => {
                     self.compositor
@@ -223,6 +241,22 @@ impl Member {
         self.answer(request, response);
     }
 
+    /// A publication that the others cannot be told of now. That a lease goes on is known all the same, and told later;
+    /// anything new would be lost with this node.
+    fn unkept(&mut self, now: Now, granted: Granted) {
+        let Granted {
+            request,
+            grant,
+            response,
+        } = granted;
+        if grant.kind() == Kind::Refreshed {
+            self.compositor.commit_untold(now, grant);
+            self.answer(&request, response);
+        } else {
+            self.decline(&request, grant);
+        }
+    }
+
     /// Judges again what waits.
     fn reconsider(&mut self, now: Now) {
         let parked = match &mut self.others {
@@ -259,10 +293,26 @@ impl Member {
                     self.reconsider(now);
                 }
             }
+            FromCluster::Unkept { ticket } => {
+                if let Some(granted) = others.granted.remove(&ticket) {
+                    self.unkept(now, granted);
+                    self.reconsider(now);
+                }
+            }
+            FromCluster::Away => {
+                others.is_away = true;
+                self.compositor.set_stale(true);
+                self.compositor.freeze();
+                self.reconsider(now);
+            }
             FromCluster::Live(live) => self.compositor.set_live(now, live),
             FromCluster::Synced => {
                 others.is_whole = true;
                 self.compositor.set_stale(false);
+                if std::mem::replace(&mut others.is_away, false) {
+                    self.compositor.thaw(now);
+                    self.compositor.keep_again();
+                }
             }
             // What it was told it is told again, what waits for it among that.
             FromCluster::Restarted => {

@@ -3,17 +3,21 @@
 
 use std::io;
 use std::net::{SocketAddr, UdpSocket};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
+use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
+use tracing::error;
 
 use crate::compositor::Record;
 use crate::counters::counters;
 
+pub mod etcd;
 pub mod frame;
 mod gossip;
 mod link;
@@ -22,6 +26,7 @@ mod membership;
 pub mod message;
 mod sync;
 
+use membership::Membership;
 use message::{Message, Place};
 
 /// The engine's thread: what panics there is begun anew, for it is not ours and holds nothing that is not elsewhere.
@@ -30,6 +35,8 @@ pub const THREAD: &str = "cluster";
 const QUEUE: usize = 4_096;
 /// What is told last may take so long.
 const LEAVE_WITHIN: Duration = Duration::from_secs(1);
+/// An engine that broke down begins anew after this.
+const BEGIN_AGAIN: Duration = Duration::from_secs(1);
 /// A starting node is no longer stale after this, whether anybody answered or not.
 pub const SYNC_WITHIN: Duration = Duration::from_secs(10);
 
@@ -56,9 +63,13 @@ counters! {
     cluster_name_conflicts,
     /// Times the engine had to begin anew.
     cluster_restarts,
+    /// Times that etcd was away.
+    cluster_store_losses,
+    /// Requests to etcd that failed.
+    cluster_store_failures,
 }
 
-/// What a node needs to be one of a cluster.
+/// What a node needs to be one of a cluster by gossip.
 #[derive(Debug, Clone)]
 pub struct Settings {
     pub node: Arc<str>,
@@ -113,7 +124,13 @@ pub enum FromCluster {
     },
     /// The nodes alive, this one among them.
     Live(Vec<Arc<str>>),
-    /// All that others knew at the start is known here.
+    /// The publication could not be kept.
+    Unkept {
+        ticket: u64,
+    },
+    /// Nobody can be told and nobody is heard until `Synced`: what does not come is not gone.
+    Away,
+    /// All that others know is known here: the first time, and each time that they were away.
     Synced,
     /// The engine had to begin anew: what it was told it has forgotten.
     Restarted,
@@ -139,17 +156,50 @@ pub struct Cluster {
     thread: Option<JoinHandle<()>>,
 }
 
+/// An engine's way to the control thread, and back.
+type Queues<'q> = (
+    &'q mut mpsc::Receiver<ToCluster>,
+    &'q mpsc::Sender<FromCluster>,
+);
+
 impl Cluster {
-    /// Starts the engine on a socket that is bound already.
-    pub fn gossip(settings: Settings, socket: UdpSocket) -> io::Result<Cluster> {
+    /// Starts the engine by gossip on a socket that is bound already.
+    pub fn gossip(mut settings: Settings, socket: UdpSocket) -> io::Result<Cluster> {
+        socket.set_nonblocking(true)?;
+        let mut membership = Membership::default();
+        let mut is_later = false;
+        Self::start(move |runtime, queues, counters| {
+            // A later life of the engine is another one to the others.
+            settings.generation += u64::from(std::mem::replace(&mut is_later, true));
+            let socket = socket.try_clone()?;
+            let life = gossip::live(&settings, socket, queues, counters, &mut membership);
+            runtime.block_on(life)
+        })
+    }
+
+    /// Starts the engine by etcd.
+    pub fn etcd(settings: etcd::Settings) -> io::Result<Cluster> {
+        Self::start(move |runtime, queues, counters| {
+            runtime.block_on(etcd::live(&settings, queues, counters))
+        })
+    }
+
+    /// Starts an engine that lives again when a life of it fails.
+    fn start(
+        life: impl FnMut(&Runtime, Queues<'_>, &Arc<Mutex<Counters>>) -> anyhow::Result<()>
+        + Send
+        + 'static,
+    ) -> io::Result<Cluster> {
         let (to, inbox) = mpsc::channel(QUEUE);
         let (out, from) = mpsc::channel(QUEUE);
         let counters = Arc::new(Mutex::new(Counters::default()));
-        socket.set_nonblocking(true)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
         let counted = Arc::clone(&counters);
         let thread = std::thread::Builder::new()
             .name(THREAD.to_owned())
-            .spawn(move || gossip::run(&settings, &socket, inbox, &out, &counted))?;
+            .spawn(move || lives(&runtime, inbox, &out, &counted, life))?;
         Ok(Cluster {
             to,
             from,
@@ -182,5 +232,30 @@ impl Cluster {
 
     pub fn counters(&self) -> Counters {
         *self.counters.lock()
+    }
+}
+
+/// One life after the other, until told to leave.
+fn lives(
+    runtime: &Runtime,
+    mut inbox: mpsc::Receiver<ToCluster>,
+    out: &mpsc::Sender<FromCluster>,
+    counters: &Arc<Mutex<Counters>>,
+    mut life: impl FnMut(&Runtime, Queues<'_>, &Arc<Mutex<Counters>>) -> anyhow::Result<()>,
+) {
+    loop {
+        // A panic here has been reported; nothing that it may have left half done is used again.
+        let ended = catch_unwind(AssertUnwindSafe(|| {
+            life(runtime, (&mut inbox, out), counters)
+        }));
+        let ended = ended.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+        let Err(error) = ended else { return };
+        counters.lock().cluster_restarts += 1;
+        error!(%error, "the cluster's engine ended, and begins anew");
+        std::thread::sleep(BEGIN_AGAIN);
+        // The control thread has ended: so does this one.
+        if out.blocking_send(FromCluster::Restarted).is_err() {
+            return;
+        }
     }
 }

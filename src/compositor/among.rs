@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use super::record::{Lease, Record};
 use super::table::{Merged, Table, Word};
-use super::{Compositor, Now};
+use super::{Compositor, Grant, Now};
 use crate::info::{Entry, Server};
 use crate::rendezvous::rendezvous;
 
 /// A stamp further ahead of the time of day than this is of a clock gone wrong, and waits until it is due
 /// (event-package.md, `updated`).
 const AHEAD_MS: u64 = 10_000;
+/// Nodes that were away have told what they were told meanwhile after this.
+const THAW_MS: u64 = 5_000;
 /// Records of one server that wait.
 const EARLY_MOST: usize = 8;
 /// Nodes that were alive once, and are remembered as dead.
@@ -125,6 +127,11 @@ impl Compositor {
         }
     }
 
+    /// The nodes that are alive, this one among them; none where there is no cluster.
+    pub fn live(&self) -> &[Arc<str>] {
+        &self.live
+    }
+
     /// Ends the entries of nodes that are not alive, and were not when they were last heard of; and tells the living of whom
     /// that was said. To be called now and then.
     pub fn check_nodes(&mut self, now: Now) {
@@ -161,6 +168,12 @@ impl Compositor {
     /// Shows an entry of this node's own in every domain, under a lease that ends with this node; to be renewed well within
     /// [`CompositorConfig::max_expires_s`].
     pub fn announce(&mut self, now: Now, server: &Server) {
+        self.show(now, server, self.config.max_expires_s);
+    }
+
+    /// Shows in every domain what this node knows of a server, for so many seconds; what is shown already is prolonged.
+    pub fn show(&mut self, now: Now, server: &Server, expires_s: u32) {
+        let expires_s = expires_s.min(self.config.max_expires_s);
         for place in 0..self.tables.len() {
             let [updated, granted] = [(); 2].map(|()| self.clock.stamp(now.unix_ms));
             let table = &mut self.tables[place];
@@ -185,7 +198,7 @@ impl Compositor {
                     since: table
                         .lease(&server.id)
                         .and_then(|lease| lease.since.clone()),
-                    expires_s: self.config.max_expires_s,
+                    expires_s,
                 }),
             };
             table.merge(&record, now, Word::Own);
@@ -209,6 +222,24 @@ impl Compositor {
         for table in &mut self.tables {
             table.set_stale(stale);
         }
+    }
+
+    /// Lets a publication take effect of which other nodes are to be told later.
+    pub fn commit_untold(&mut self, now: Now, grant: Grant) {
+        let place = grant.change.place;
+        let id = Arc::clone(grant.record().id());
+        self.commit(now, grant);
+        self.untold.insert((place, id));
+    }
+
+    /// No lease runs out from now on: nobody goes down because this node hears of nobody.
+    pub fn freeze(&mut self) {
+        self.frozen_until_ms = u64::MAX;
+    }
+
+    /// Leases run out again, after a time in which other nodes tell what they were told meanwhile.
+    pub fn thaw(&mut self, now: Now) {
+        self.frozen_until_ms = now.mono_ms + THAW_MS;
     }
 
     /// What other nodes are to be told since the last call, beside what was granted.

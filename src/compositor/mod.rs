@@ -196,6 +196,8 @@ pub struct Compositor {
     early: BTreeMap<(usize, Arc<str>), VecDeque<Record>>,
     /// When the first of them is due, monotonic.
     early_due_ms: Option<u64>,
+    /// No lease runs out before, in monotonic ms.
+    frozen_until_ms: u64,
     counters: Counters,
 }
 
@@ -236,6 +238,7 @@ impl Compositor {
             accused: BTreeSet::new(),
             early: BTreeMap::new(),
             early_due_ms: None,
+            frozen_until_ms: 0,
             counters: Counters::default(),
         }
     }
@@ -324,6 +327,11 @@ impl Compositor {
         self.answer(source, bytes, Err(Refusal::Unkept), response);
     }
 
+    /// Answers a PUBLISH of a lease not heard of while nobody can be asked: 503.
+    pub fn refuse_unkept(&mut self, source: SocketAddr, bytes: &[u8], response: &mut Vec<u8>) {
+        self.answer(source, bytes, Err(Refusal::Unkept), response);
+    }
+
     /// Answers a PUBLISH that waited in vain for a record of its lease: 412.
     pub fn mismatch(&mut self, source: SocketAddr, bytes: &[u8], response: &mut Vec<u8>) {
         self.answer(source, bytes, Err(Refusal::TagMismatch), response);
@@ -353,7 +361,8 @@ impl Compositor {
 
     /// Lets leases run out. To be called at [`Compositor::next_deadline`]; earlier or later does no harm.
     pub fn tick(&mut self, now: Now) {
-        for place in 0..self.tables.len() {
+        let is_frozen = now.mono_ms < self.frozen_until_ms;
+        for place in (0..self.tables.len()).filter(|_| !is_frozen) {
             let mut lapsed = Vec::new();
             let table = &mut self.tables[place];
             table.tick(now, &mut self.clock, &mut self.counters, |id, holder| {
@@ -376,6 +385,7 @@ impl Compositor {
     /// When `tick` has something to do next, in monotonic ms.
     pub fn next_deadline(&self) -> Option<u64> {
         let leases = self.tables.iter().filter_map(Table::next_deadline);
+        let leases = leases.map(|due_ms| due_ms.max(self.frozen_until_ms));
         leases.chain(self.early_due_ms).min()
     }
 

@@ -103,6 +103,17 @@ pub fn seed(value: &Value) -> Option<String> {
     Some(format!("{}:{port}", domain_name(host)?))
 }
 
+/// Where etcd is reached: a URL without a path.
+pub fn endpoint(value: &Value) -> Option<String> {
+    let text = value.text()?;
+    let text = text.strip_suffix('/').unwrap_or(text);
+    let scheme = ["http://", "https://"]
+        .into_iter()
+        .find(|scheme| text.starts_with(scheme))?;
+    let host = seed(&Value::Text(text[scheme.len()..].to_owned()))?;
+    Some(format!("{scheme}{host}"))
+}
+
 pub fn domain(value: &Value) -> Option<Box<str>> {
     domain_name(value.text()?)
 }

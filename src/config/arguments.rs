@@ -23,7 +23,7 @@ impl clap::Args for Arguments {
             .value_name("FILE")
             .value_parser(value_parser!(PathBuf))
             .value_hint(ValueHint::FilePath)
-            .help("TOML file with settings: keys as the flags are named, lists as arrays, a table's name before its keys (id in [cluster] is cluster-id), and cluster-secret; flags override it");
+            .help("TOML file with settings: keys as the flags are named, lists as arrays, a table's name before its keys (id in [cluster] is cluster-id), cluster-secret, etcd-user, etcd-password, etcd-ca and etcd-cert; flags override it");
         command.arg(file).args(SETTINGS.map(flag))
     }
 

@@ -23,6 +23,13 @@ pub enum ConfigError {
         line: usize,
         key: String,
     },
+    #[error("{}:{line}: [[probe]] without {key}; allowed: {allowed}", path.display())]
+    Lacks {
+        path: PathBuf,
+        line: usize,
+        key: &'static str,
+        allowed: String,
+    },
     #[error("{given}: not allowed; allowed: {allowed}")]
     NotAllowed { given: Box<Given>, allowed: String },
     #[error("{given}: covered by {other}; allowed: {allowed}")]
@@ -37,6 +44,16 @@ pub enum ConfigError {
     BelowLesser {
         greater: Box<Given>,
         lesser: Box<Given>,
+    },
+    #[error("{given}: {source}")]
+    NoFile {
+        given: Box<Given>,
+        source: io::Error,
+    },
+    #[error("{given}: a node is in one cluster, by {other} or by this")]
+    Either {
+        given: Box<Given>,
+        other: &'static str,
     },
     #[error("{given}: means nothing without {other}")]
     Needs {

@@ -7,14 +7,25 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
-use super::setting::{FILE_SETTINGS, SETTINGS, Setting};
+use super::setting::{FILE_SETTINGS, PROBE_SETTINGS, SETTINGS, Setting};
 use super::value::{Given, Origin, Value};
 
 /// A file larger than this is no configuration.
 const FILE_MOST: u64 = 1 << 20;
 
-/// Reads a file's settings, in the order of their keys.
-pub fn read(path: &Path) -> Result<Vec<Given>, ConfigError> {
+/// What a file says.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// Its settings, in the order of their keys.
+    pub given: Vec<Given>,
+    /// Those of each `[[probe]]`, and its line.
+    pub probes: Vec<(usize, Vec<Given>)>,
+}
+
+/// The key of servers to be probed.
+const PROBE: &str = "probe";
+
+pub fn read(path: &Path) -> Result<Contents, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable {
         path: path.to_owned(),
         source,
@@ -29,15 +40,29 @@ pub fn read(path: &Path) -> Result<Vec<Given>, ConfigError> {
 }
 
 /// The settings in the text of the file at `path`.
-pub fn parse(path: &Path, text: &str) -> Result<Vec<Given>, ConfigError> {
+pub fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
     let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
         path: path.to_owned(),
         line: line_of(text, error.span().map_or(0, |span| span.start)),
         message: error.message().replace('\n', "; "),
     })?;
-    let mut given = Vec::new();
-    read_table(path, text, "", table.get_ref(), &mut given)?;
-    Ok(given)
+    let mut contents = Contents::default();
+    for (key, value) in table.get_ref() {
+        if let (PROBE, DeValue::Array(probes)) = (&**key.get_ref(), value.get_ref()) {
+            for probe in probes {
+                let line = line_of(text, probe.span().start);
+                let mut given = Vec::new();
+                if let DeValue::Table(table) = probe.get_ref() {
+                    let prefix = format!("{PROBE}-");
+                    read_table(path, text, &prefix, &PROBE_SETTINGS, table, &mut given)?;
+                }
+                contents.probes.push((line, given));
+            }
+        }
+    }
+    let known: Vec<&'static Setting> = SETTINGS.into_iter().chain(FILE_SETTINGS).collect();
+    read_table(path, text, "", &known, table.get_ref(), &mut contents.given)?;
+    Ok(contents)
 }
 
 /// A table's keys have its name in front of theirs: `secret` in `[cluster]` is `cluster-secret`.
@@ -45,16 +70,21 @@ fn read_table(
     path: &Path,
     text: &str,
     prefix: &str,
+    known: &[&'static Setting],
     table: &DeTable<'_>,
     given: &mut Vec<Given>,
 ) -> Result<(), ConfigError> {
     for (key, value) in table {
         let line = line_of(text, key.span().start);
         let name = format!("{prefix}{}", key.get_ref());
-        let known = |setting: &&&Setting| setting.key == name;
-        let setting = SETTINGS.iter().chain(&FILE_SETTINGS).find(known);
+        let setting = known.iter().find(|setting| setting.key == name);
         if let (None, DeValue::Table(inner)) = (setting, value.get_ref()) {
-            read_table(path, text, &format!("{name}-"), inner, given)?;
+            read_table(path, text, &format!("{name}-"), known, inner, given)?;
+            continue;
+        }
+        let are_probes =
+            || matches!(value.get_ref(), DeValue::Array(array) if array.iter().all(is_table));
+        if name == PROBE && are_probes() {
             continue;
         }
         let setting = setting.ok_or(ConfigError::UnknownKey {
@@ -76,6 +106,10 @@ fn read_table(
         }));
     }
     Ok(())
+}
+
+fn is_table(value: &Spanned<DeValue<'_>>) -> bool {
+    matches!(value.get_ref(), DeValue::Table(_))
 }
 
 fn value_of(value: &Spanned<DeValue<'_>>) -> Value {

@@ -96,7 +96,7 @@ fn time(ms: u64) -> String {
 }
 
 /// Every setting, in the order of the help.
-pub const SETTINGS: [&Setting; 36] = [
+pub const SETTINGS: [&Setting; 37] = [
     &LISTEN,
     &ADVERTISE,
     &DOMAIN,
@@ -106,6 +106,7 @@ pub const SETTINGS: [&Setting; 36] = [
     &CLUSTER_ID,
     &GOSSIP_ALLOW,
     &GOSSIP_INTERVAL,
+    &ETCD,
     &SHARDS,
     &IO,
     &RCVBUF,
@@ -229,6 +230,56 @@ pub const GOSSIP_INTERVAL: Setting = Setting {
     is_list: false,
 };
 
+/// For those who run it, and for farms larger than gossip is good for.
+pub const ETCD: Setting = Setting {
+    key: "etcd",
+    value_name: "URL",
+    help: "Endpoint of etcd 3.4 or later: makes this node one of a cluster by it, in place of gossip",
+    default: Preset::Found("none"),
+    allowed: Allowed::Text(
+        "at most 16 of http://HOST:PORT or https://HOST:PORT, and not together with gossip",
+    ),
+    is_list: true,
+};
+
+const ETCD_FILE: Allowed = Allowed::Text("the path of a file in PEM form, beside etcd");
+
+pub const ETCD_USER: Setting = Setting {
+    key: "etcd-user",
+    value_name: "NAME",
+    help: "User of etcd",
+    default: Preset::Found("none: etcd asks for none"),
+    allowed: Allowed::Text("a text, beside etcd and etcd-password"),
+    is_list: false,
+};
+
+pub const ETCD_PASSWORD: Setting = Setting {
+    key: "etcd-password",
+    value_name: "TEXT",
+    help: "Its password",
+    default: Preset::Found("none"),
+    allowed: Allowed::Text("a text, beside etcd-user"),
+    is_list: false,
+};
+
+pub const ETCD_CA: Setting = Setting {
+    key: "etcd-ca",
+    value_name: "FILE",
+    help: "Certificates to believe etcd's by",
+    default: Preset::Found("those of the system"),
+    allowed: ETCD_FILE,
+    is_list: false,
+};
+
+pub const ETCD_CERT: Setting = Setting {
+    key: "etcd-cert",
+    value_name: "FILE",
+    help: "This node's certificate and its key, for an etcd that asks for one",
+    default: Preset::Found("none"),
+    allowed: ETCD_FILE,
+    is_list: false,
+};
+
 /// What a command line says can be read by every user of the machine: only in the file.
 pub const CLUSTER_SECRET: Setting = Setting {
     key: "cluster-secret",
@@ -240,7 +291,99 @@ pub const CLUSTER_SECRET: Setting = Setting {
 };
 
 /// Settings that only the file may have.
-pub const FILE_SETTINGS: [&Setting; 1] = [&CLUSTER_SECRET];
+pub const FILE_SETTINGS: [&Setting; 5] = [
+    &CLUSTER_SECRET,
+    &ETCD_USER,
+    &ETCD_PASSWORD,
+    &ETCD_CA,
+    &ETCD_CERT,
+];
+
+/// What stands in each `[[probe]]`.
+pub const PROBE_SETTINGS: [&Setting; 8] = [
+    &PROBE_ID,
+    &PROBE_ADDRESS,
+    &PROBE_SERVICES,
+    &PROBE_PRIORITY,
+    &PROBE_WEIGHT,
+    &PROBE_INTERVAL,
+    &PROBE_DOWN_AFTER,
+    &PROBE_UP_AFTER,
+];
+
+pub const PROBE_ID: Setting = Setting {
+    key: "probe-id",
+    value_name: "ID",
+    help: "The server's id",
+    default: Preset::Found("none: it must be said"),
+    allowed: Allowed::Text("1 to 64 of letters, digits, '.', '_', '-', of no other server"),
+    is_list: false,
+};
+
+pub const PROBE_ADDRESS: Setting = Setting {
+    key: "probe-address",
+    value_name: "ADDRESS:PORT",
+    help: "Where it takes OPTIONS over UDP, and work",
+    default: Preset::Found("none: it must be said"),
+    allowed: Allowed::Text("an address that the nodes reach, with port, as 192.0.2.1:5060"),
+    is_list: false,
+};
+
+pub const PROBE_SERVICES: Setting = Setting {
+    key: "probe-services",
+    value_name: "NAME",
+    help: "What it serves",
+    default: Preset::Found("none"),
+    allowed: Allowed::Text("at most 32 names of letters, digits, '.', '_', '-', each once"),
+    is_list: true,
+};
+
+pub const PROBE_PRIORITY: Setting = Setting {
+    key: "probe-priority",
+    value_name: "N",
+    help: "The lowest is tried first",
+    default: Preset::Text("0"),
+    allowed: Allowed::Count(0..=65_535),
+    is_list: false,
+};
+
+pub const PROBE_WEIGHT: Setting = Setting {
+    key: "probe-weight",
+    value_name: "N",
+    help: "Its share of the work among servers of one priority",
+    default: Preset::Text("1"),
+    allowed: Allowed::Count(0..=65_535),
+    is_list: false,
+};
+
+/// A probe is given up when the next one is due, which is no later than Timer F.
+pub const PROBE_INTERVAL: Setting = Setting {
+    key: "probe-interval",
+    value_name: "TIME",
+    help: "Time between two OPTIONS",
+    default: Preset::Text("2s"),
+    allowed: Allowed::Time(500..=32_000),
+    is_list: false,
+};
+
+/// One lost datagram is sent again within a probe; three silent ones are no accident.
+pub const PROBE_DOWN_AFTER: Setting = Setting {
+    key: "probe-down-after",
+    value_name: "N",
+    help: "Probes in a row that must fail before it is down",
+    default: Preset::Text("3"),
+    allowed: Allowed::Count(1..=100),
+    is_list: false,
+};
+
+pub const PROBE_UP_AFTER: Setting = Setting {
+    key: "probe-up-after",
+    value_name: "N",
+    help: "Probes in a row that must be answered before it is up",
+    default: Preset::Text("1"),
+    allowed: Allowed::Count(1..=100),
+    is_list: false,
+};
 
 /// A shard more than there are cores costs hand-overs and wins nothing; 64 is what one node's tags were measured for.
 pub const SHARDS: Setting = Setting {

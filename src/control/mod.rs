@@ -4,6 +4,7 @@
 mod connection;
 pub mod connections;
 mod framing;
+mod probes;
 pub mod resolver;
 pub mod stream;
 
@@ -31,9 +32,11 @@ use crate::load;
 use crate::notifier::Effect;
 use crate::notifier::drain::Other;
 use crate::notifier::names::{Location, Target};
+use crate::probe::Prober;
 use crate::shard::{FromShard, Report, ShardHandle, ToShard};
 use crate::wire::{Datagram, Flow, Transport};
 use connections::{Connections, SWEEP_EVERY};
+use probes::Probes;
 use stream::Listener;
 
 /// SUBSCRIBEs that may wait for lookups.
@@ -77,6 +80,8 @@ pub struct Parts {
     pub nameservers: Vec<SocketAddr>,
     /// The way to other nodes.
     pub cluster: Option<Cluster>,
+    /// Servers that do not publish.
+    pub prober: Option<Prober>,
     /// The time over which subscriptions end where others can take them.
     pub drain_over: Duration,
     /// Times count from here, the same as the shards'.
@@ -88,6 +93,7 @@ pub struct Parts {
 pub struct Control {
     member: Member,
     cluster: Option<Cluster>,
+    probes: Option<Probes>,
     shards_load: load::Shards,
     shards: Vec<ShardHandle>,
     from_shards: mpsc::Receiver<FromShard>,
@@ -119,6 +125,8 @@ struct Lookups {
 enum Next {
     Shard(Option<FromShard>),
     Cluster(FromCluster),
+    /// An answer to OPTIONS, from there.
+    Probe(SocketAddr),
     Tick,
     Counters,
     End,
@@ -132,7 +140,7 @@ struct Signals {
 
 impl Control {
     /// Must be called within the runtime: takes up listening.
-    pub fn begin(parts: Parts, uring: bool) -> std::io::Result<Control> {
+    pub async fn begin(parts: Parts, uring: bool) -> std::io::Result<Control> {
         let connections = Connections::new(uring, parts.tcp, parts.shards.clone());
         for (local, socket) in parts.listeners.into_iter().enumerate() {
             let listener = Listener::new(uring, socket)?;
@@ -142,9 +150,14 @@ impl Control {
             .resolve
             .then(|| resolver(&parts.nameservers))
             .flatten();
+        let probes = match parts.prober {
+            Some(prober) => Some(Probes::begin(prober).await?),
+            None => None,
+        };
         Ok(Control {
             member: parts.member,
             cluster: parts.cluster,
+            probes,
             shards_load: load::Shards::default(),
             shards: parts.shards,
             from_shards: parts.from_shards,
@@ -172,12 +185,14 @@ impl Control {
             report: signal(SignalKind::user_defined1())?,
         };
         let mut sweep = Instant::now() + SWEEP_EVERY;
+        let mut answer = Vec::new();
         ready();
         loop {
             let wake = self.next_deadline().unwrap_or(sweep).min(sweep);
             let next = tokio::select! {
                 message = self.from_shards.recv() => Next::Shard(message),
                 told = from_cluster(&mut self.cluster) => Next::Cluster(told),
+                source = from_probes(&self.probes, &mut answer) => Next::Probe(source),
                 () = sleep_until(wake.into()) => Next::Tick,
                 _ = signals.report.recv() => Next::Counters,
                 _ = signals.terminate.recv() => Next::End,
@@ -187,6 +202,12 @@ impl Control {
                 Next::Shard(Some(message)) => self.take_many(message).await,
                 Next::Shard(None) => return Err(std::io::Error::other("every shard has ended")),
                 Next::Cluster(told) => self.member.hear(self.now(), told),
+                Next::Probe(source) => {
+                    let now_ms = self.now().mono_ms;
+                    if let Some(probes) = &mut self.probes {
+                        probes.prober.receive(now_ms, source, &answer);
+                    }
+                }
                 Next::Tick => {}
                 Next::Counters => self.log_counters().await,
                 Next::End => break,
@@ -227,9 +248,10 @@ impl Control {
         if !self.owed.is_empty() || !self.gone.is_empty() {
             return Some(Instant::now() + OFFER_AGAIN);
         }
-        self.member
-            .next_deadline()
-            .map(|due_ms| self.start + Duration::from_millis(due_ms))
+        let probes = self.probes.as_ref();
+        let probes = probes.and_then(|probes| probes.prober.next_deadline());
+        let due_ms = self.member.next_deadline().into_iter().chain(probes).min();
+        due_ms.map(|due_ms| self.start + Duration::from_millis(due_ms))
     }
 
     /// What time has brought; then tells subscribers, publishers and other nodes what is new.
@@ -237,6 +259,15 @@ impl Control {
         let load = || self.shards_load.sample(Instant::now());
         let now = now_since(self.start);
         self.member.tick(now, load);
+        if let Some(probes) = &mut self.probes {
+            let compositor = &mut self.member.compositor;
+            probes.prober.share(now.mono_ms, compositor.live());
+            probes.tick(now.mono_ms);
+            for found in probes.prober.take_findings() {
+                info!(server = %found.server.id, status = %found.server.status, "probed");
+                compositor.show(now, &found.server, found.holds_s);
+            }
+        }
         if let Some(cluster) = &self.cluster {
             self.member.say(|message| cluster.tell(message));
         }
@@ -466,6 +497,8 @@ impl Control {
         let connections = self.connections.counters();
         let cluster = self.cluster.as_ref().map(Cluster::counters);
         let cluster = cluster.unwrap_or_default();
+        let probes = self.probes.as_ref().map(|probes| *probes.prober.counters());
+        let probes = probes.unwrap_or_default();
         let publications = self.member.compositor.counters().each();
         for (name, count) in publications.filter(|&(_, count)| count > 0) {
             line.push_str(&format!(" publish_{name}={count}"));
@@ -475,6 +508,7 @@ impl Control {
             .chain(io.each())
             .chain(connections.each())
             .chain(cluster.each())
+            .chain(probes.each())
             .chain(self.counters.each());
         let overflows = [("publish_overflows", self.member.overflows)];
         for (name, count) in all.chain(overflows).filter(|&(_, count)| count > 0) {
@@ -502,6 +536,14 @@ async fn from_cluster(cluster: &mut Option<Cluster>) -> FromCluster {
         return told;
     }
     std::future::pending().await
+}
+
+/// The next answer to OPTIONS; never, where nothing is probed.
+async fn from_probes(probes: &Option<Probes>, answer: &mut Vec<u8>) -> SocketAddr {
+    match probes {
+        Some(probes) => probes.receive(answer).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// A resolver that asks these name servers, or by the system's configuration.

@@ -1,5 +1,6 @@
 //! Nodes of a cluster as processes, and a publisher of a few lines that speaks to any of them.
 
+use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use crate::process::{Fanfare, PATIENCE};
 pub struct Node {
     pub process: Fanfare,
     pub sip: SocketAddr,
+    /// Unspecified where others find it by etcd.
     pub gossip: SocketAddr,
 }
 
@@ -22,7 +24,8 @@ impl Node {
         let join = join.join(",");
         let mut arguments = vec!["serve", "--node", name, "--shards", "1"];
         for (flag, default) in [("--listen", "127.0.0.1:0"), ("--gossip", "127.0.0.1:0")] {
-            if !more.contains(&flag) {
+            let is_other_way = flag == "--gossip" && more.contains(&"--etcd");
+            if !more.contains(&flag) && !is_other_way {
                 arguments.extend([flag, default]);
             }
         }
@@ -32,16 +35,15 @@ impl Node {
         arguments.extend(more);
         let process = Fanfare::run(&arguments);
         let ready = process.line_where(|line| line.starts_with("fanfare ready"));
-        let field = |name: &str| -> SocketAddr {
+        let field = |name: &str| -> Option<SocketAddr> {
             let mut fields = ready.split(' ').filter_map(|field| field.split_once('='));
-            let (_, value) = fields
-                .find(|(key, _)| *key == name)
-                .expect("a field of ready");
-            value.parse().expect("an address")
+            let (_, value) = fields.find(|(key, _)| *key == name)?;
+            Some(value.parse().expect("an address"))
         };
+        let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         Node {
-            sip: field("udp"),
-            gossip: field("gossip"),
+            sip: field("udp").expect("a field of ready"),
+            gossip: field("gossip").unwrap_or(nowhere),
             process,
         }
     }
@@ -75,7 +77,7 @@ impl Node {
 }
 
 /// What an entity sees, a view at a time.
-pub struct Watch(Fanfare);
+pub struct Watch(pub Fanfare);
 
 /// One view as `watch --json` writes it.
 pub struct View(Value);
@@ -86,6 +88,25 @@ impl View {
         let servers = self.0["servers"].as_array()?;
         let server = servers.iter().find(|server| server["id"] == id)?;
         server["status"].as_str().or(server["state"].as_str())
+    }
+
+    /// Each server that is not deleted, with its status.
+    pub fn statuses(&self) -> BTreeMap<String, String> {
+        let servers = self.0["servers"].as_array().into_iter().flatten();
+        let one = |server: &Value| {
+            let text = |key: &str| server[key].as_str().map(str::to_owned);
+            Some((text("id")?, text("status")?))
+        };
+        servers.filter_map(one).collect()
+    }
+
+    /// The load of each server that is up.
+    pub fn loads(&self) -> BTreeMap<String, u64> {
+        let servers = self.0["servers"].as_array().into_iter().flatten();
+        let up = servers.filter(|server| server["status"] == "up");
+        let one =
+            |server: &Value| Some((server["id"].as_str()?.to_owned(), server["load"].as_u64()?));
+        up.filter_map(one).collect()
     }
 
     pub fn is_stale(&self) -> bool {
@@ -113,7 +134,7 @@ pub struct Publisher {
 
 pub struct Answer {
     pub status: u16,
-    text: String,
+    pub text: String,
 }
 
 impl Answer {
@@ -136,18 +157,34 @@ impl Publisher {
     }
 
     pub fn publish(&mut self, to: SocketAddr, id: &str, load: u8, expires_s: u32) -> Answer {
-        let body = format!(
-            "{{\"domain\":\"example.com\",\"servers\":[{{\"id\":\"{id}\",\"status\":\"up\",\"load\":{load},\
-             \"addresses\":[{{\"ip\":\"192.0.2.1\",\"port\":5060,\"transport\":\"udp\"}}]}}]}}"
-        );
-        self.send(to, None, expires_s, &body)
+        let answer = self.send(to, None, expires_s, &body(id, load), PATIENCE);
+        answer.unwrap_or_else(|| panic!("{to} does not answer"))
     }
 
     pub fn refresh(&mut self, to: SocketAddr, tag: &str, expires_s: u32) -> Answer {
-        self.send(to, Some(tag), expires_s, "")
+        let answer = self.send(to, Some(tag), expires_s, "", PATIENCE);
+        answer.unwrap_or_else(|| panic!("{to} does not answer"))
     }
 
-    fn send(&mut self, to: SocketAddr, tag: Option<&str>, expires_s: u32, body: &str) -> Answer {
+    /// With a tag it is a modification. `None`: nobody answered within this time.
+    pub fn attempt(
+        &mut self,
+        to: SocketAddr,
+        tag: Option<&str>,
+        (id, load): (&str, u8),
+        within: Duration,
+    ) -> Option<Answer> {
+        self.send(to, tag, 600, &body(id, load), within)
+    }
+
+    fn send(
+        &mut self,
+        to: SocketAddr,
+        tag: Option<&str>,
+        expires_s: u32,
+        body: &str,
+        within: Duration,
+    ) -> Option<Answer> {
         self.cseq += 1;
         let (cseq, local) = (self.cseq, self.socket.local_addr().expect("it is bound"));
         let tag = tag.map_or_else(String::new, |tag| format!("SIP-If-Match: {tag}\r\n"));
@@ -163,15 +200,14 @@ impl Publisher {
             body.len()
         );
         let mut buffer = [0; 4_096];
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + within;
         // As RFC 3261's Timer E does, at its first step.
         self.socket
             .set_read_timeout(Some(Duration::from_millis(500)))
             .expect("not zero");
         while Instant::now() < until {
-            self.socket
-                .send_to(request.as_bytes(), to)
-                .expect("it is sent");
+            // A node that was killed may refuse it.
+            let _ = self.socket.send_to(request.as_bytes(), to);
             let Ok((length, _)) = self.socket.recv_from(&mut buffer) else {
                 continue;
             };
@@ -181,14 +217,21 @@ impl Publisher {
                     .split(' ')
                     .nth(1)
                     .and_then(|status| status.parse().ok());
-                return Answer {
+                return Some(Answer {
                     status: status.expect("a status"),
                     text,
-                };
+                });
             }
         }
-        panic!("{to} does not answer");
+        None
     }
+}
+
+fn body(id: &str, load: u8) -> String {
+    format!(
+        "{{\"domain\":\"example.com\",\"servers\":[{{\"id\":\"{id}\",\"status\":\"up\",\"load\":{load},\
+         \"addresses\":[{{\"ip\":\"192.0.2.1\",\"port\":5060,\"transport\":\"udp\"}}]}}]}}"
+    )
 }
 
 /// Subscribes by a few lines, and answers every NOTIFY.

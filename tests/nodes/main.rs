@@ -1,7 +1,11 @@
-//! Several nodes as processes over loopback: what one learns all know, whichever dies.
+//! Several nodes as processes over loopback, by gossip and by etcd: what one learns all know, whichever dies.
 
+mod etcd;
 mod farm;
 mod hostile;
+mod killing;
+mod partition;
+mod probing;
 #[path = "../tools/process.rs"]
 #[allow(dead_code, reason = "shared with the tests of the tools")]
 mod process;

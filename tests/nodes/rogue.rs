@@ -55,7 +55,7 @@ fn an_engine_that_breaks_down_begins_anew_and_the_node_goes_on() {
     watch.status("before", "up");
     // The library cuts a key after its first byte, and panics when that is no whole letter.
     tell(&node, "\u{e9}", "");
-    await_log(&node, "gossip ended, and begins anew");
+    await_log(&node, "the cluster's engine ended, and begins anew");
     assert_eq!(publisher.refresh(node.sip, &before, 600).status, 200);
     publisher.publish(node.sip, "after", 1, 600).tag();
     watch.view_where(|view| {

@@ -21,15 +21,19 @@ pub struct Fanfare {
 
 impl Fanfare {
     pub fn run(arguments: &[&str]) -> Fanfare {
-        let mut fanfare = Fanfare::silent(arguments);
+        Fanfare::run_by(Command::new(env!("CARGO_BIN_EXE_fanfare")), arguments)
+    }
+
+    /// One that `command` becomes, as it does with `ip netns exec`.
+    pub fn run_by(command: Command, arguments: &[&str]) -> Fanfare {
+        let mut fanfare = Fanfare::silent(command, arguments);
         let stdout = fanfare.child.stdout.take().expect("a pipe");
         fanfare.lines = lines(stdout);
         fanfare
     }
 
     /// One whose standard output nobody reads yet.
-    fn silent(arguments: &[&str]) -> Fanfare {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    fn silent(mut command: Command, arguments: &[&str]) -> Fanfare {
         command.args(arguments).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary runs");
@@ -46,7 +50,8 @@ impl Fanfare {
 
     /// One whose standard output is closed.
     pub fn unread(arguments: &[&str]) -> Fanfare {
-        let mut fanfare = Fanfare::silent(arguments);
+        let command = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+        let mut fanfare = Fanfare::silent(command, arguments);
         drop(fanfare.child.stdout.take());
         fanfare
     }

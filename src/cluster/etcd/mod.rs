@@ -1,0 +1,552 @@
+//! The engine by etcd: every record is a key, written by compare-and-set and heard of by a watch; every node is a key under
+//! a lease. Knows no SIP and no table.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tracing::{error, info, warn};
+
+use super::message::Place;
+use super::{Counters, FromCluster, Queues, ToCluster};
+use crate::compositor::Record;
+
+mod store;
+mod writes;
+
+pub use store::{Access, StoreError};
+
+use store::{Changes, KeyValue, Set, Store};
+use writes::{Write, Writes};
+
+/// A node whose lease was not kept alive for so long is dead; etcd takes up to a second more to say so.
+const LEASE_S: u64 = 2;
+/// A lease is kept alive so often.
+const KEEP_ALIVE: Duration = Duration::from_millis(500);
+/// What was lost is tried again after this.
+const AGAIN: Duration = Duration::from_millis(250);
+/// After the store was away nobody is dead before he had time to come back.
+const GRACE: Duration = Duration::from_secs(4);
+/// The former process of this node's name lives on for a while in the store.
+const FORMER_LIFE: Duration = Duration::from_secs(10);
+/// What is still to be written at the end may take so long.
+const LEAVE_WITHIN: Duration = Duration::from_millis(800);
+/// What the followers of the store may say before they wait.
+const NEWS: usize = 256;
+/// What nobody remembers any more is deleted from the store so long after it was last spoken of.
+const FORGOTTEN_MS: u64 = 3_600_000;
+
+/// What a node needs to be one of a cluster by etcd.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub node: Arc<str>,
+    /// Keys of another id are none of ours.
+    pub cluster_id: String,
+    pub access: Access,
+    /// Greater with every start of the process, in Unix ms.
+    pub generation: u64,
+}
+
+/// What is heard of the store.
+enum News {
+    /// All that it has.
+    All(i64, Vec<KeyValue>),
+    /// The watch goes on.
+    Following(Changes),
+    /// Neither is to be had.
+    Astray(StoreError),
+    /// This node is in the store, as a node.
+    Present(i64),
+    Absent(StoreError),
+    /// Another process has this node's name there.
+    Conflict(String),
+}
+
+/// What a task for one key came to.
+enum Done {
+    Write(Write, Result<Set, StoreError>),
+    Ask(Result<Option<KeyValue>, StoreError>),
+    Delete,
+}
+
+/// Where things stand in the store.
+#[derive(Debug, Clone)]
+struct Keys {
+    /// Everything of this cluster.
+    all: String,
+    servers: String,
+    nodes: String,
+}
+
+impl Keys {
+    fn of(cluster_id: &str) -> Self {
+        let all = format!("/fanfare/{cluster_id}/");
+        Keys {
+            servers: format!("{all}servers/"),
+            nodes: format!("{all}nodes/"),
+            all,
+        }
+    }
+
+    fn server(&self, (domain, id): &Place) -> String {
+        format!("{}{domain}/{id}", self.servers)
+    }
+
+    fn place(&self, key: &str) -> Option<Place> {
+        let (domain, id) = key.strip_prefix(&self.servers)?.split_once('/')?;
+        Some((domain.into(), id.into()))
+    }
+
+    fn node<'k>(&self, key: &'k str) -> Option<&'k str> {
+        key.strip_prefix(&self.nodes)
+    }
+}
+
+/// One life of the engine: until told to leave, or an error where it has to begin anew.
+pub async fn live(
+    settings: &Settings,
+    (inbox, out): Queues<'_>,
+    counters: &Arc<Mutex<Counters>>,
+) -> anyhow::Result<()> {
+    let store = Arc::new(Store::new(&settings.access)?);
+    let keys = Keys::of(&settings.cluster_id);
+    let (news_to, mut news) = mpsc::channel(NEWS);
+    let begin_again = Arc::new(Notify::new());
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow(
+        Arc::clone(&store),
+        keys.all.clone(),
+        Arc::clone(&begin_again),
+        news_to.clone(),
+    ));
+    tasks.spawn(be_present(
+        Arc::clone(&store),
+        format!("{}{}", keys.nodes, settings.node),
+        settings.generation,
+        news_to,
+    ));
+    let mut engine = Engine {
+        settings,
+        store,
+        keys,
+        out,
+        counters,
+        begin_again,
+        writes: Writes::default(),
+        work: JoinSet::new(),
+        others: BTreeSet::new(),
+        told_live: None,
+        lease: None,
+        follows: false,
+        was_synced: false,
+        is_away: false,
+        grace_until: Instant::now(),
+        write_from: Instant::now(),
+        began: Instant::now(),
+    };
+    loop {
+        tokio::select! {
+            told = inbox.recv() => match told {
+                None | Some(ToCluster::Leave) => break,
+                Some(told) => engine.take(told).await,
+            },
+            Some(news) = news.recv() => engine.hear(news).await,
+            Some(done) = engine.work.join_next() => engine.done(done?).await,
+            ended = tasks.join_next() => anyhow::bail!("a follower of the store ended: {ended:?}"),
+            () = sleep_until(engine.grace_until), if Instant::now() < engine.grace_until => {
+                engine.tell_live().await;
+            }
+            () = sleep_until(engine.write_from), if Instant::now() < engine.write_from => {}
+        }
+        engine.write().await;
+    }
+    engine.leave().await;
+    Ok(())
+}
+
+/// Reads everything, then what changes; after a loss from where it was, if the store still knows.
+async fn follow(
+    store: Arc<Store>,
+    prefix: String,
+    begin_again: Arc<Notify>,
+    news: mpsc::Sender<News>,
+) {
+    let mut revision = None;
+    loop {
+        let error = tokio::select! {
+            error = follow_once(&store, &prefix, &mut revision, &news) => error,
+            () = begin_again.notified() => continue,
+        };
+        let Some(error) = error else { return };
+        if matches!(error, StoreError::Compacted) {
+            revision = None;
+            continue;
+        }
+        if news.send(News::Astray(error)).await.is_err() {
+            return;
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// `None`: nobody listens any more.
+async fn follow_once(
+    store: &Store,
+    prefix: &str,
+    revision: &mut Option<i64>,
+    news: &mpsc::Sender<News>,
+) -> Option<StoreError> {
+    let from = match *revision {
+        Some(revision) => revision,
+        None => match store.range(prefix).await {
+            Ok((at, all)) => {
+                news.send(News::All(at, all)).await.ok()?;
+                *revision.insert(at)
+            }
+            Err(error) => return Some(error),
+        },
+    };
+    let mut watch = match store.watch(prefix, from + 1).await {
+        Ok(watch) => watch,
+        Err(error) => return Some(error),
+    };
+    loop {
+        match watch.next().await {
+            Ok(changes) => {
+                let at = changes.revision;
+                news.send(News::Following(changes)).await.ok()?;
+                *revision = (*revision).max(Some(at));
+            }
+            Err(error) => return Some(error),
+        }
+    }
+}
+
+/// Keeps this node's key in the store for as long as it runs.
+async fn be_present(store: Arc<Store>, key: String, generation: u64, news: mpsc::Sender<News>) {
+    loop {
+        let absent = match enter(&store, &key, generation).await {
+            Ok(Ok(lease)) => {
+                if news.send(News::Present(lease)).await.is_err() {
+                    return;
+                }
+                let mut is_late = false;
+                loop {
+                    sleep(KEEP_ALIVE).await;
+                    match store.keep_alive(lease).await {
+                        Ok(true) => is_late = false,
+                        // It ran out: the node enters again.
+                        Ok(false) => break None,
+                        // A machine may hold its breath for a moment.
+                        Err(_) if !is_late => is_late = true,
+                        Err(error) => break Some(News::Absent(error)),
+                    }
+                }
+            }
+            Ok(Err(other)) => Some(News::Conflict(other)),
+            Err(error) => Some(News::Absent(error)),
+        };
+        if let Some(absent) = absent {
+            if news.send(absent).await.is_err() {
+                return;
+            }
+            sleep(AGAIN).await;
+        }
+    }
+}
+
+/// The lease under which this node's key stands now, or who has it.
+async fn enter(
+    store: &Store,
+    key: &str,
+    generation: u64,
+) -> Result<Result<i64, String>, StoreError> {
+    let value = generation.to_string();
+    let mut revision = match store.get(key).await? {
+        // Of this very process, under a lease that may have run out.
+        Some(ours) if ours.value == value => ours.mod_revision,
+        Some(other) => return Ok(Err(other.value)),
+        None => 0,
+    };
+    let lease = store.grant(LEASE_S).await?;
+    loop {
+        match store.set(key, &value, revision, lease).await? {
+            Set::Done(_) => return Ok(Ok(lease)),
+            Set::Otherwise(Some(other)) if other.value != value => return Ok(Err(other.value)),
+            Set::Otherwise(ours) => revision = ours.map_or(0, |ours| ours.mod_revision),
+        }
+    }
+}
+
+struct Engine<'e> {
+    settings: &'e Settings,
+    store: Arc<Store>,
+    keys: Keys,
+    out: &'e mpsc::Sender<FromCluster>,
+    counters: &'e Arc<Mutex<Counters>>,
+    /// Has the watch begin again where it was: nobody knows whether it still stands.
+    begin_again: Arc<Notify>,
+    writes: Writes,
+    work: JoinSet<Done>,
+    /// The other nodes in the store.
+    others: BTreeSet<Arc<str>>,
+    /// Those that were last said to be alive.
+    told_live: Option<BTreeSet<Arc<str>>>,
+    /// This node's lease, while it is known to stand.
+    lease: Option<i64>,
+    follows: bool,
+    was_synced: bool,
+    is_away: bool,
+    grace_until: Instant,
+    /// A write has failed: the next is tried no sooner.
+    write_from: Instant,
+    began: Instant,
+}
+
+impl Engine<'_> {
+    async fn give(&self, told: FromCluster) {
+        // The control thread has ended: so does this one, soon.
+        let _ = self.out.send(told).await;
+    }
+
+    async fn take(&mut self, told: ToCluster) {
+        match told {
+            ToCluster::Keep { ticket, .. } if self.is_away => {
+                self.give(FromCluster::Unkept { ticket }).await;
+            }
+            ToCluster::Keep { ticket, record, .. } => self.writes.keep(ticket, *record),
+            ToCluster::Tell(records) | ToCluster::Hold(records) => {
+                records
+                    .into_iter()
+                    .for_each(|record| self.writes.tell(record));
+            }
+            ToCluster::Ask { place, .. } => {
+                let (store, key) = (Arc::clone(&self.store), self.keys.server(&place));
+                self.work
+                    .spawn(async move { Done::Ask(store.get(&key).await) });
+            }
+            ToCluster::Forget(places) => {
+                for place in places {
+                    self.forget(&place);
+                }
+            }
+            // Everybody reads the store: nobody need be told by name, and nobody asks.
+            ToCluster::Accuse(_) | ToCluster::Answer { .. } | ToCluster::Leave => {}
+        }
+    }
+
+    /// Deletes what nobody remembers: its end is long past.
+    fn forget(&mut self, place: &Place) {
+        let Some((record, revision)) = self.writes.known(place) else {
+            return;
+        };
+        let has_ended = record.said.deleted
+            || record
+                .lease
+                .as_ref()
+                .is_some_and(|lease| lease.ended.is_some());
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now_ms = now.unwrap_or_default().as_millis() as u64;
+        if has_ended && record.stamp().ms + FORGOTTEN_MS < now_ms {
+            let (store, key) = (Arc::clone(&self.store), self.keys.server(place));
+            self.work.spawn(async move {
+                // What is not deleted now is harmless, and another node may have done it.
+                let _ = store.delete(&key, revision).await;
+                Done::Delete
+            });
+        }
+    }
+
+    async fn hear(&mut self, news: News) {
+        match news {
+            News::All(revision, all) => {
+                let nodes: Vec<_> = all
+                    .iter()
+                    .filter_map(|one| self.keys.node(&one.key))
+                    .collect();
+                self.others = nodes.into_iter().map(Arc::from).collect();
+                self.others.remove(&self.settings.node);
+                self.writes.forget();
+                self.read(all).await;
+                info!(revision, others = self.others.len(), "etcd is read");
+                self.follows = true;
+                self.find_back().await;
+            }
+            News::Following(changes) => {
+                for key in &changes.deleted {
+                    if let Some(node) = self.keys.node(key) {
+                        self.others.remove(node);
+                    } else if let Some(place) = self.keys.place(key) {
+                        self.writes.deleted(&place);
+                    }
+                }
+                let entered = changes
+                    .set
+                    .iter()
+                    .filter_map(|one| self.keys.node(&one.key))
+                    .filter(|node| **node != *self.settings.node);
+                self.others.extend(entered.map(Arc::from));
+                self.read(changes.set).await;
+                self.follows = true;
+                self.find_back().await;
+                self.tell_live().await;
+            }
+            News::Astray(error) => {
+                self.follows = false;
+                self.lose(&error).await;
+            }
+            News::Present(lease) => {
+                if self.lease.replace(lease).is_none() && self.is_away {
+                    self.follows = false;
+                    self.begin_again.notify_one();
+                }
+                self.find_back().await;
+            }
+            News::Absent(error) => {
+                self.lease = None;
+                self.lose(&error).await;
+            }
+            News::Conflict(other) => {
+                if self.began.elapsed() > FORMER_LIFE {
+                    self.counters.lock().cluster_name_conflicts += 1;
+                    error!(node = %self.settings.node, other, "another node of this name is alive: give each its own");
+                    self.began = Instant::now();
+                }
+            }
+        }
+    }
+
+    async fn lose(&mut self, error: &StoreError) {
+        self.counters.lock().cluster_store_failures += 1;
+        if self.is_away {
+            return;
+        }
+        self.is_away = true;
+        self.counters.lock().cluster_store_losses += 1;
+        error!(%error, "etcd is away: this node goes on with what it knows");
+        self.give(FromCluster::Away).await;
+        for ticket in self.writes.take_back() {
+            self.give(FromCluster::Unkept { ticket }).await;
+        }
+    }
+
+    /// The store is there once it is followed and this node stands in it, or another of its name does.
+    async fn find_back(&mut self) {
+        if !self.follows || (self.is_away && self.lease.is_none()) {
+            return;
+        }
+        if std::mem::replace(&mut self.is_away, false) {
+            info!("etcd is back");
+            self.grace_until = Instant::now() + GRACE;
+        } else if self.was_synced {
+            return;
+        }
+        self.was_synced = true;
+        self.tell_live().await;
+        self.give(FromCluster::Synced).await;
+    }
+
+    /// Says who is alive, if that is news. Who is missing since the store was away may yet come back.
+    async fn tell_live(&mut self) {
+        let mut live = self.others.clone();
+        live.insert(Arc::clone(&self.settings.node));
+        if self.is_away || Instant::now() < self.grace_until {
+            live.extend(self.told_live.iter().flatten().cloned());
+        }
+        if self.told_live.as_ref() != Some(&live) {
+            let gone = self.told_live.iter().flatten();
+            gone.filter(|node| !live.contains(*node))
+                .for_each(|node| warn!(%node, "node is dead"));
+            self.told_live = Some(live.clone());
+            self.give(FromCluster::Live(live.into_iter().collect()))
+                .await;
+        }
+    }
+
+    /// Values of servers.
+    async fn read(&mut self, values: Vec<KeyValue>) {
+        let mut records = Vec::new();
+        for one in values {
+            let Some(place) = self.keys.place(&one.key) else {
+                continue;
+            };
+            let record: Option<Record> = one.value.parse().ok();
+            let record = record.filter(|record| record.place() == place);
+            if record.is_none() {
+                self.counters.lock().cluster_malformed += 1;
+                warn!(key = one.key, "value in etcd refused");
+            }
+            if self.writes.saw(&place, one.mod_revision, record.as_ref()) {
+                records.extend(record);
+            }
+        }
+        if !records.is_empty() {
+            self.give(FromCluster::Records(records)).await;
+        }
+    }
+
+    /// Begins what there is to be written.
+    async fn write(&mut self) {
+        while !self.is_away
+            && self.was_synced
+            && Instant::now() >= self.write_from
+            && let Some(write) = self.writes.next()
+        {
+            let (store, key) = (Arc::clone(&self.store), self.keys.server(&write.place));
+            self.work.spawn(async move {
+                let value = write.record.to_string();
+                let done = store.set(&key, &value, write.revision, 0).await;
+                Done::Write(write, done)
+            });
+        }
+        for ticket in self.writes.take_done() {
+            self.give(FromCluster::Kept { ticket }).await;
+        }
+    }
+
+    async fn done(&mut self, done: Done) {
+        match done {
+            Done::Write(write, Ok(Set::Done(revision))) => self.writes.written(&write, revision),
+            Done::Write(write, Ok(Set::Otherwise(there))) => {
+                self.writes.superseded(&write);
+                match there {
+                    Some(there) => self.read(vec![there]).await,
+                    None => self.writes.deleted(&write.place),
+                }
+            }
+            Done::Write(write, Err(error)) => {
+                self.counters.lock().cluster_store_failures += 1;
+                warn!(%error, key = ?write.place, "cannot be written to etcd");
+                for ticket in self.writes.failed(&write) {
+                    self.give(FromCluster::Unkept { ticket }).await;
+                }
+                self.write_from = Instant::now() + AGAIN;
+            }
+            Done::Ask(Ok(Some(there))) => self.read(vec![there]).await,
+            // Who asked does not wait for long.
+            Done::Ask(Ok(None) | Err(_)) | Done::Delete => {}
+        }
+    }
+
+    /// Writes what is left, then takes this node out of the store.
+    async fn leave(&mut self) {
+        let write_all = async {
+            while !self.writes.is_empty() && !self.is_away && Instant::now() >= self.write_from {
+                self.write().await;
+                match self.work.join_next().await {
+                    Some(Ok(done)) => self.done(done).await,
+                    _ => break,
+                }
+            }
+            if let Some(lease) = self.lease {
+                // It runs out by itself.
+                let _ = self.store.revoke(lease).await;
+            }
+        };
+        let _ = timeout(LEAVE_WITHIN, write_all).await;
+    }
+}

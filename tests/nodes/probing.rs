@@ -1,0 +1,100 @@
+//! Servers that do not publish: one node asks each of them, all know what it found, and another goes on when it dies.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fanfare::rendezvous::rendezvous;
+
+use crate::farm::Node;
+use crate::process::PATIENCE;
+
+/// A SIP server that answers every request with one status; 0: with nothing.
+struct Server {
+    address: SocketAddr,
+    status: Arc<AtomicU16>,
+    asked: Arc<AtomicU16>,
+}
+
+impl Server {
+    fn start(status: u16) -> Server {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let server = Server {
+            address: socket.local_addr().expect("bound"),
+            status: Arc::new(AtomicU16::new(status)),
+            asked: Arc::default(),
+        };
+        let (status, asked) = (Arc::clone(&server.status), Arc::clone(&server.asked));
+        thread::spawn(move || {
+            let mut buffer = [0; 4_096];
+            while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+                let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+                assert!(text.starts_with("OPTIONS sip:127.0.0.1:"), "{text}");
+                asked.fetch_add(1, Ordering::Relaxed);
+                let status = status.load(Ordering::Relaxed);
+                if status == 0 {
+                    continue;
+                }
+                let echoed = ["Via:", "From:", "To:", "Call-ID:", "CSeq:"];
+                let lines = text
+                    .lines()
+                    .filter(|line| echoed.iter().any(|name| line.starts_with(name)));
+                let lines: String = lines.map(|line| format!("{line}\r\n")).collect();
+                let answer = format!("SIP/2.0 {status} X\r\n{lines}Content-Length: 0\r\n\r\n");
+                socket.send_to(answer.as_bytes(), from).expect("sent");
+            }
+        });
+        server
+    }
+
+    fn say(&self, status: u16) {
+        self.status.store(status, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_server_that_only_answers_options_is_known_to_all_and_to_the_next_node() {
+    let server = Server::start(405);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("fanfare.toml");
+    let config = format!(
+        "[[probe]]\nid = \"gw1\"\naddress = \"{}\"\nservices = [\"gateway\"]\ninterval = \"500ms\"\ndown-after = 2\n",
+        server.address
+    );
+    std::fs::write(&path, config).expect("written");
+    let config = ["--config", path.to_str().expect("text")];
+    let first = Node::start("n1", &[], &config);
+    let second = Node::start("n2", &[first.gossip], &config);
+    let mut nodes = vec![("n1", first), ("n2", second)];
+    for (_, node) in &nodes {
+        node.watch().view_where(|view| {
+            ["gw1", "n1", "n2"]
+                .iter()
+                .all(|id| view.status(id) == Some("up"))
+        });
+    }
+    server.say(503);
+    for (_, node) in &nodes {
+        node.watch().status("gw1", "down");
+    }
+    server.say(200);
+    for (_, node) in &nodes {
+        node.watch().status("gw1", "up");
+    }
+    // Who probes it is known to everybody.
+    let owner = rendezvous(&["n1", "n2"], &["probe", "gw1"]).expect("there are two");
+    let place = usize::from(*owner == "n2");
+    nodes.remove(place).1.kill();
+    let (left, watch) = (nodes[0].0, nodes[0].1.watch());
+    watch.view_where(|view| view.status(owner) == Some("down") && view.status("gw1") == Some("up"));
+    let before = server.asked.load(Ordering::Relaxed);
+    let until = Instant::now() + PATIENCE;
+    while server.asked.load(Ordering::Relaxed) == before {
+        assert!(Instant::now() < until, "{left} does not take over");
+        thread::sleep(Duration::from_millis(20));
+    }
+    server.say(0);
+    watch.status("gw1", "down");
+}

@@ -205,7 +205,7 @@ impl Farm {
         let tag = server.tag.take();
         let tag = tag.map_or_else(String::new, |tag| format!("SIP-If-Match: {tag}\r\n"));
         let body = format!(
-            "{{\"domain\":\"*\",\"servers\":[{{\"id\":\"p{number}\",\"status\":\"up\",\"load\":{},\"addresses\":\
+            "{{\"domain\":\"example.com\",\"servers\":[{{\"id\":\"p{number}\",\"status\":\"up\",\"load\":{},\"addresses\":\
              [{{\"ip\":\"192.0.2.1\",\"port\":5060,\"transport\":\"udp\"}}],\"services\":[\"proxy\"]}}]}}",
             server.load
         );

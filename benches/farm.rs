@@ -259,7 +259,7 @@ impl Farm {
         }
     }
 
-    /// Bytes and datagrams of gossip received by all, and CPU time of the process in ns.
+    /// Bytes and datagrams of gossip received by all, and CPU time of their engines in ns.
     fn reading(&self) -> (u64, u64, u64) {
         let counters = self.nodes.iter().map(|node| node.cluster.counters());
         let (mut bytes, mut datagrams) = (0, 0);
@@ -295,12 +295,15 @@ fn shows(view: &View, number: usize, load: u8) -> bool {
     at.is_ok_and(|at| view.entries[at].server.load == Some(load))
 }
 
-/// Of all threads of this process.
+/// Of the engines' threads: what looks at all nodes every half millisecond is this bench's alone.
 fn cpu_ns() -> u64 {
     let tasks = fs::read_dir("/proc/self/task").expect("this is Linux");
     let each = tasks.filter_map(|task| {
-        let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
-        text.split(' ').next()?.parse::<u64>().ok()
+        let task = task.ok()?.path();
+        let name = fs::read_to_string(task.join("comm")).ok()?;
+        let text = fs::read_to_string(task.join("schedstat")).ok()?;
+        let ns = text.split(' ').next()?.parse::<u64>().ok()?;
+        (name.trim() == fanfare::cluster::THREAD).then_some(ns)
     });
     each.sum()
 }

@@ -64,6 +64,8 @@ struct Farm {
     start: Instant,
     /// Of each server: by which node it publishes, its entity-tag, its load.
     servers: Vec<Published>,
+    /// Servers whose PUBLISH was answered 503.
+    refused: Vec<usize>,
     sent: u32,
 }
 
@@ -143,6 +145,7 @@ impl Farm {
             nodes,
             start,
             servers: servers.collect(),
+            refused: Vec::new(),
             sent: 0,
         }
     }
@@ -179,6 +182,11 @@ impl Farm {
                     .lines()
                     .find_map(|line| line.strip_prefix("Call-ID: s")?.parse::<usize>().ok());
                 let number = number.expect("it is of one of ours");
+                if text.starts_with("SIP/2.0 503 ") {
+                    self.servers[number].change = None;
+                    self.refused.push(number);
+                    continue;
+                }
                 assert!(text.starts_with("SIP/2.0 200 "), "{text}");
                 let tag = text
                     .lines()
@@ -246,6 +254,9 @@ impl Farm {
                     self.publish(next);
                     next += 1;
                 }
+            }
+            if let Some(number) = self.refused.pop() {
+                self.publish(number);
             }
             let complete = |node: &Node| {
                 let up = node.view.entries.iter().filter(|entry| !entry.deleted);

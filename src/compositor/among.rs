@@ -166,7 +166,7 @@ impl Compositor {
     }
 
     /// Shows an entry of this node's own in every domain, under a lease that ends with this node; to be renewed well within
-    /// [`CompositorConfig::max_expires_s`].
+    /// `CompositorConfig::max_expires_s`.
     pub fn announce(&mut self, now: Now, server: &Server) {
         self.show(now, server, self.config.max_expires_s);
     }

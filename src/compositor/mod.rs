@@ -192,7 +192,7 @@ pub struct Compositor {
     /// Nodes that are to hear that they are taken for dead.
     accused: BTreeSet<(usize, Arc<str>)>,
     /// Records that wait until the time of day comes near their stamps, of each server in the order they came; what comes
-    /// after [`EARLY_MOST`] is joined to the last.
+    /// after `EARLY_MOST` is joined to the last.
     early: BTreeMap<(usize, Arc<str>), VecDeque<Record>>,
     /// When the first of them is due, monotonic.
     early_due_ms: Option<u64>,

@@ -17,6 +17,8 @@ use crate::wire::Transport;
 /// node has taken over by then.
 const HOLDS_PROBES: u64 = 4;
 const HOLDS_LEAST_S: u64 = 60;
+/// No lease is longer.
+const HOLDS_MOST_S: u64 = 3_600;
 
 counters! {
     /// OPTIONS sent, those repeated not counted.
@@ -69,7 +71,7 @@ impl Probed {
     fn holds_s(&self) -> u32 {
         let probes = HOLDS_PROBES * u64::from(self.down_after.max(self.up_after));
         let holds_s = (probes * self.interval_ms).div_ceil(1_000);
-        u32::try_from(holds_s.max(HOLDS_LEAST_S)).unwrap_or(u32::MAX)
+        holds_s.clamp(HOLDS_LEAST_S, HOLDS_MOST_S) as u32
     }
 }
 

@@ -177,7 +177,8 @@ impl Compositor {
         for place in 0..self.tables.len() {
             let [updated, granted] = [(); 2].map(|()| self.clock.stamp(now.unix_ms));
             let table = &mut self.tables[place];
-            let says_so = table.says(server);
+            // What is shown of a server whose lease ran out is not what was said of it.
+            let says_so = table.is_published(&server.id) && table.says(server);
             let said = match table.said(&server.id).filter(|_| says_so) {
                 Some(said) => Arc::clone(said),
                 None => Arc::new(Entry {

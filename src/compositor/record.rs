@@ -9,6 +9,8 @@ use crate::info::{self, Entry, Format, Stamp};
 
 /// The longest text of a record: with its key it must fit a datagram beside others.
 pub const MAX_RECORD_BYTES: usize = 32 * 1024;
+/// The longest lease of a record, in seconds: what any configuration allows.
+const MAX_LEASE_S: u32 = 86_400;
 /// Stands first in every text; a later form is not misread.
 const VERSION: &str = "1";
 
@@ -142,6 +144,13 @@ impl FromStr for Record {
                 since: optional(words.next())?,
             }),
         };
+        // Its end would be a stamp of the far future.
+        if lease
+            .as_ref()
+            .is_some_and(|lease: &Lease| lease.expires_s > MAX_LEASE_S)
+        {
+            return Err(RecordError("lease too long"));
+        }
         if words.next().is_some() {
             return Err(RecordError("more than the stamps"));
         }

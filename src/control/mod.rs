@@ -218,6 +218,8 @@ impl Control {
             }
             self.catch_up();
         }
+        // From now on nobody reads what servers answer: silence would be taken for death.
+        self.probes = None;
         self.member.drain(self.now());
         self.catch_up();
         tokio::task::spawn_local(async move {

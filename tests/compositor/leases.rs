@@ -252,3 +252,35 @@ fn changes_move_the_revision_of_their_class_alone() {
         [true, false, true],
     );
 }
+
+#[test]
+fn a_server_found_dead_after_what_was_shown_of_it_ran_out_stays_down() {
+    let mut world = World::one();
+    let alive = server("p1", 7);
+    let dead = Server {
+        status: Status::Down,
+        ..alive.clone()
+    };
+    world.compositor.show(world.now, &alive, 60);
+    assert_eq!(world.entry("p1").server.status, Status::Up);
+    world.advance(60_000);
+    assert_eq!(world.entry("p1").server.status, Status::Down);
+    world.compositor.show(world.now, &dead, 60);
+    assert_eq!(world.entry("p1").server.status, Status::Down);
+    world.compositor.show(world.now, &alive, 60);
+    assert_eq!(world.entry("p1").server.status, Status::Up);
+}
+
+#[test]
+fn while_it_is_frozen_no_lease_runs_out_and_after_a_while_they_do() {
+    let mut world = World::one();
+    world.send(&initial(&server("p1", 7)));
+    world.compositor.freeze();
+    world.advance(100_000);
+    assert_eq!(world.entry("p1").server.status, Status::Up);
+    world.compositor.thaw(world.now);
+    world.advance(4_999);
+    assert_eq!(world.entry("p1").server.status, Status::Up);
+    world.advance(1);
+    assert_eq!(world.entry("p1").server.status, Status::Down);
+}

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::{error, info, warn};
@@ -37,6 +37,11 @@ const FORMER_LIFE: Duration = Duration::from_secs(10);
 const LEAVE_WITHIN: Duration = Duration::from_millis(800);
 /// What the followers of the store may say before they wait.
 const NEWS: usize = 256;
+/// A stamp further ahead than this waits (event-package.md, `updated`).
+const EARLY_MS: u64 = 10_000;
+/// A store that refuses what is written for so long is away, and is tried again after that.
+const REFUSES_FOR: Duration = Duration::from_secs(3);
+const REFUSES_UNTIL: Duration = Duration::from_secs(30);
 /// What nobody remembers any more is deleted from the store so long after it was last spoken of.
 const FORGOTTEN_MS: u64 = 3_600_000;
 
@@ -115,12 +120,10 @@ pub async fn live(
     let store = Arc::new(Store::new(&settings.access)?);
     let keys = Keys::of(&settings.cluster_id);
     let (news_to, mut news) = mpsc::channel(NEWS);
-    let begin_again = Arc::new(Notify::new());
     let mut tasks = JoinSet::new();
     tasks.spawn(follow(
         Arc::clone(&store),
         keys.all.clone(),
-        Arc::clone(&begin_again),
         news_to.clone(),
     ));
     tasks.spawn(be_present(
@@ -135,7 +138,6 @@ pub async fn live(
         keys,
         out,
         counters,
-        begin_again,
         writes: Writes::default(),
         work: JoinSet::new(),
         others: BTreeSet::new(),
@@ -146,6 +148,8 @@ pub async fn live(
         is_away: false,
         grace_until: Instant::now(),
         write_from: Instant::now(),
+        refuses_since: None,
+        is_twin: false,
         began: Instant::now(),
     };
     loop {
@@ -160,7 +164,9 @@ pub async fn live(
             () = sleep_until(engine.grace_until), if Instant::now() < engine.grace_until => {
                 engine.tell_live().await;
             }
-            () = sleep_until(engine.write_from), if Instant::now() < engine.write_from => {}
+            () = sleep_until(engine.write_from), if Instant::now() < engine.write_from => {
+                engine.find_back().await;
+            }
         }
         engine.write().await;
     }
@@ -169,17 +175,12 @@ pub async fn live(
 }
 
 /// Reads everything, then what changes; after a loss from where it was, if the store still knows.
-async fn follow(
-    store: Arc<Store>,
-    prefix: String,
-    begin_again: Arc<Notify>,
-    news: mpsc::Sender<News>,
-) {
+async fn follow(store: Arc<Store>, prefix: String, news: mpsc::Sender<News>) {
     let mut revision = None;
     loop {
         let error = tokio::select! {
             error = follow_once(&store, &prefix, &mut revision, &news) => error,
-            () = begin_again.notified() => continue,
+            () = store.turned.notified() => continue,
         };
         let Some(error) = error else { return };
         if matches!(error, StoreError::Compacted) {
@@ -216,6 +217,10 @@ async fn follow_once(
     };
     loop {
         match watch.next().await {
+            // The store was put back to what it once was.
+            Ok(changes) if changes.store_revision < from && changes.store_revision > 0 => {
+                return Some(StoreError::Compacted);
+            }
             Ok(changes) => {
                 let at = changes.revision;
                 news.send(News::Following(changes)).await.ok()?;
@@ -282,14 +287,17 @@ async fn enter(
     }
 }
 
+fn unix_ms() -> u64 {
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    unix.unwrap_or_default().as_millis() as u64
+}
+
 struct Engine<'e> {
     settings: &'e Settings,
     store: Arc<Store>,
     keys: Keys,
     out: &'e mpsc::Sender<FromCluster>,
     counters: &'e Arc<Mutex<Counters>>,
-    /// Has the watch begin again where it was: nobody knows whether it still stands.
-    begin_again: Arc<Notify>,
     writes: Writes,
     work: JoinSet<Done>,
     /// The other nodes in the store.
@@ -304,6 +312,10 @@ struct Engine<'e> {
     grace_until: Instant,
     /// A write has failed: the next is tried no sooner.
     write_from: Instant,
+    /// Since when every write has failed.
+    refuses_since: Option<Instant>,
+    /// Another process has this node's name in the store, and that was said.
+    is_twin: bool,
     began: Instant,
 }
 
@@ -349,9 +361,7 @@ impl Engine<'_> {
                 .lease
                 .as_ref()
                 .is_some_and(|lease| lease.ended.is_some());
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        let now_ms = now.unwrap_or_default().as_millis() as u64;
-        if has_ended && record.stamp().ms + FORGOTTEN_MS < now_ms {
+        if has_ended && record.stamp().ms + FORGOTTEN_MS < unix_ms() {
             let (store, key) = (Arc::clone(&self.store), self.keys.server(place));
             self.work.spawn(async move {
                 // What is not deleted now is harmless, and another node may have done it.
@@ -400,9 +410,10 @@ impl Engine<'_> {
                 self.lose(&error).await;
             }
             News::Present(lease) => {
+                self.is_twin = false;
                 if self.lease.replace(lease).is_none() && self.is_away {
                     self.follows = false;
-                    self.begin_again.notify_one();
+                    self.store.turned.notify_one();
                 }
                 self.find_back().await;
             }
@@ -411,10 +422,11 @@ impl Engine<'_> {
                 self.lose(&error).await;
             }
             News::Conflict(other) => {
-                if self.began.elapsed() > FORMER_LIFE {
+                if self.began.elapsed() > FORMER_LIFE && !std::mem::replace(&mut self.is_twin, true)
+                {
                     self.counters.lock().cluster_name_conflicts += 1;
                     error!(node = %self.settings.node, other, "another node of this name is alive: give each its own");
-                    self.began = Instant::now();
+                    self.find_back().await;
                 }
             }
         }
@@ -429,6 +441,10 @@ impl Engine<'_> {
         self.counters.lock().cluster_store_losses += 1;
         error!(%error, "etcd is away: this node goes on with what it knows");
         self.give(FromCluster::Away).await;
+        self.take_back().await;
+    }
+
+    async fn take_back(&mut self) {
         for ticket in self.writes.take_back() {
             self.give(FromCluster::Unkept { ticket }).await;
         }
@@ -436,7 +452,9 @@ impl Engine<'_> {
 
     /// The store is there once it is followed and this node stands in it, or another of its name does.
     async fn find_back(&mut self) {
-        if !self.follows || (self.is_away && self.lease.is_none()) {
+        let is_in = self.lease.is_some() || self.is_twin;
+        let is_refused = Instant::now() < self.write_from;
+        if !self.follows || (self.is_away && (!is_in || is_refused)) {
             return;
         }
         if std::mem::replace(&mut self.is_away, false) {
@@ -480,7 +498,10 @@ impl Engine<'_> {
                 self.counters.lock().cluster_malformed += 1;
                 warn!(key = one.key, "value in etcd refused");
             }
-            if self.writes.saw(&place, one.mod_revision, record.as_ref()) {
+            // What waits until the time of day comes near its stamp is not in the view, so it is written over.
+            let is_due = |record: &&Record| record.stamp().ms <= unix_ms() + EARLY_MS;
+            let known = record.as_ref().filter(is_due);
+            if self.writes.saw(&place, one.mod_revision, known) {
                 records.extend(record);
             }
         }
@@ -510,21 +531,34 @@ impl Engine<'_> {
 
     async fn done(&mut self, done: Done) {
         match done {
-            Done::Write(write, Ok(Set::Done(revision))) => self.writes.written(&write, revision),
+            Done::Write(write, Ok(Set::Done(revision))) => {
+                self.refuses_since = None;
+                self.writes.written(&write, revision);
+            }
             Done::Write(write, Ok(Set::Otherwise(there))) => {
                 self.writes.superseded(&write);
-                match there {
-                    Some(there) => self.read(vec![there]).await,
-                    None => self.writes.deleted(&write.place),
+                // It is so, whatever was seen before.
+                self.writes.deleted(&write.place);
+                self.read(there.into_iter().collect()).await;
+                if self.is_away {
+                    self.take_back().await;
                 }
             }
             Done::Write(write, Err(error)) => {
                 self.counters.lock().cluster_store_failures += 1;
-                warn!(%error, key = ?write.place, "cannot be written to etcd");
+                let since = *self.refuses_since.get_or_insert_with(|| {
+                    warn!(%error, key = ?write.place, "cannot be written to etcd");
+                    Instant::now()
+                });
                 for ticket in self.writes.failed(&write) {
                     self.give(FromCluster::Unkept { ticket }).await;
                 }
                 self.write_from = Instant::now() + AGAIN;
+                if since.elapsed() > REFUSES_FOR {
+                    self.refuses_since = None;
+                    self.write_from = Instant::now() + REFUSES_UNTIL;
+                    self.lose(&error).await;
+                }
             }
             Done::Ask(Ok(Some(there))) => self.read(vec![there]).await,
             // Who asked does not wait for long.

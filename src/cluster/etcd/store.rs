@@ -12,6 +12,7 @@ use reqwest::{Certificate, Client, Identity, Response};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 
 /// An endpoint that does not answer in this time is passed over.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
@@ -95,6 +96,8 @@ pub struct Store {
     at: AtomicUsize,
     credentials: Option<(String, String)>,
     token: Mutex<Option<String>>,
+    /// What goes on over a connection is to begin again: another endpoint is asked, or nobody knows whether it still stands.
+    pub turned: Notify,
 }
 
 /// A key as it stands in the store.
@@ -122,6 +125,8 @@ pub enum Set {
 pub struct Changes {
     /// The newest of them; 0 where there are none.
     pub revision: i64,
+    /// Of the whole store.
+    pub store_revision: i64,
     pub set: Vec<KeyValue>,
     pub deleted: Vec<String>,
 }
@@ -191,6 +196,7 @@ struct Streamed<T> {
 
 #[derive(Deserialize)]
 struct Watched {
+    header: Header,
     #[serde(default)]
     canceled: bool,
     #[serde(default, deserialize_with = "number")]
@@ -264,6 +270,7 @@ impl Store {
             at: AtomicUsize::new(0),
             credentials: access.credentials.clone(),
             token: Mutex::new(None),
+            turned: Notify::new(),
         })
     }
 
@@ -273,32 +280,39 @@ impl Store {
         let mut may_authenticate = self.credentials.is_some();
         loop {
             let at = self.at.load(Ordering::Relaxed);
-            let error = match self.ask_at(at, path, body).await {
+            let mut error = match self.ask_at(at, path, body).await {
                 Ok(response) => return Ok(response),
                 Err(error) => error,
             };
             if error.is_of_token() && may_authenticate {
                 may_authenticate = false;
-                self.authenticate(at).await?;
-                continue;
-            }
-            left -= 1;
-            if error.is_of_endpoint() {
-                // Another request may have turned to the next one already.
-                let _ = self
-                    .at
-                    .compare_exchange(at, at + 1, Ordering::Relaxed, Ordering::Relaxed);
-                if left > 0 {
-                    continue;
+                match self.authenticate(at).await {
+                    Ok(()) => continue,
+                    Err(refusal) => error = refusal,
                 }
             }
-            return Err(error);
+            left -= 1;
+            if !error.is_of_endpoint() {
+                return Err(error);
+            }
+            // Another request may have turned to the next one already.
+            let next = at + 1;
+            let order = Ordering::Relaxed;
+            if self.at.compare_exchange(at, next, order, order).is_ok() {
+                self.turned.notify_one();
+            }
+            if left == 0 {
+                return Err(error);
+            }
+            may_authenticate = self.credentials.is_some();
         }
     }
 
     async fn ask_at(&self, at: usize, path: &str, body: &Value) -> Result<Response, StoreError> {
         let url = format!("{}/v3/{path}", self.endpoints[at % self.endpoints.len()]);
-        let mut request = self.http.post(url).body(body.to_string());
+        // A member without a leader hears of nothing.
+        let request = self.http.post(url).header(HAS_LEADER, "true");
+        let mut request = request.body(body.to_string());
         let token = self.token.lock().clone();
         if let Some(token) = token {
             request = request.header(AUTHORIZATION, token);
@@ -437,6 +451,8 @@ impl Store {
     }
 }
 
+/// The gateway hands it on as gRPC's metadata.
+const HAS_LEADER: &str = "Grpc-Metadata-hasleader";
 const AUTHENTICATE: &str = "auth/authenticate";
 
 async fn read<T: DeserializeOwned>(response: Response) -> Result<T, StoreError> {
@@ -500,12 +516,20 @@ fn changes(line: &[u8]) -> Result<Changes, StoreError> {
         let (code, message) = (0, watched.cancel_reason);
         return Err(StoreError::Refused { code, message });
     }
-    let mut changes = Changes::default();
+    let mut changes = Changes {
+        store_revision: watched.header.revision,
+        ..Changes::default()
+    };
     for event in watched.events {
         changes.revision = changes.revision.max(event.kv.mod_revision);
-        match &*event.kind {
-            "DELETE" => changes.deleted.push(event.kv.key),
-            _ => changes.set.push(event.kv),
+        // Of each key what happened last.
+        let key = &event.kv.key;
+        if event.kind == "DELETE" {
+            changes.set.retain(|set| set.key != *key);
+            changes.deleted.push(event.kv.key);
+        } else {
+            changes.deleted.retain(|deleted| deleted != key);
+            changes.set.push(event.kv);
         }
     }
     Ok(changes)
@@ -522,6 +546,7 @@ mod tests {
             {"type":"DELETE","kv":{"key":"L2EvYw==","mod_revision":"7"}}]}}"#;
         let read = changes(line).expect("it is a message");
         assert_eq!((read.revision, &*read.deleted[0]), (7, "/a/c"));
+        assert_eq!(read.store_revision, 7);
         let set = &read.set[0];
         assert_eq!((&*set.key, &*set.value, set.mod_revision), ("/a/b", "x", 7));
         let compacted =
@@ -532,6 +557,20 @@ mod tests {
         let error = br#"{"error":{"grpc_code":14,"message":"no leader"}}"#;
         assert!(changes(error).is_err_and(|error| error.is_of_endpoint()));
         assert!(matches!(changes(b"{}"), Err(StoreError::Malformed(_))));
+    }
+
+    #[test]
+    fn what_came_and_went_in_one_message_is_gone() {
+        let put = r#"{"kv":{"key":"L2EvYg==","mod_revision":"6"}}"#;
+        let delete = r#"{"type":"DELETE","kv":{"key":"L2EvYg==","mod_revision":"7"}}"#;
+        let message = |first: &str, then: &str| {
+            let text = format!(r#"{{"result":{{"header":{{}},"events":[{first},{then}]}}}}"#);
+            changes(text.as_bytes()).expect("it is a message")
+        };
+        let gone = message(put, delete);
+        assert!(gone.set.is_empty() && gone.deleted == ["/a/b"]);
+        let back = message(delete, put);
+        assert!(back.deleted.is_empty() && back.set.len() == 1);
     }
 
     #[test]

@@ -338,11 +338,8 @@ fn while_etcd_is_away_nobody_goes_down_and_what_was_refreshed_lives_on() {
     for watch in &watches {
         watch.status("new", "up");
     }
-    let log = nodes[0].process.log();
-    assert!(
-        log.contains("etcd is away") && log.contains("etcd is back"),
-        "{log}"
-    );
+    nodes[0].await_log("etcd is away");
+    nodes[0].await_log("etcd is back");
 }
 
 #[test]
@@ -405,14 +402,9 @@ fn values_that_are_no_records_other_clusters_and_twins_do_no_harm() {
     for id in ["p2", "p3", "p4", "n2"] {
         assert_eq!(view.status(id), None, "{id}");
     }
-    let log = node.process.log();
-    assert!(log.contains("value in etcd refused"), "{log}");
+    node.await_log("value in etcd refused");
     let twin = etcd.node("n1", &[]);
-    let until = Instant::now() + PATIENCE;
-    while !twin.process.log().contains("another node of this name") {
-        assert!(Instant::now() < until, "{}", twin.process.log());
-        thread::sleep(Duration::from_millis(20));
-    }
+    twin.await_log("another node of this name");
 }
 
 #[test]
@@ -445,8 +437,7 @@ fn a_user_and_a_password_are_given_to_an_etcd_that_asks_for_them() {
     publisher.publish(nodes[0].sip, "p1", 1, 600).tag();
     nodes[1].watch().status("p1", "up");
     assert_eq!(publisher.publish(outside.sip, "p2", 1, 600).status, 503);
-    let log = outside.process.log();
-    assert!(log.contains("etcd is away"), "{log}");
+    outside.await_log("etcd is away");
 }
 
 #[test]
@@ -475,6 +466,6 @@ fn etcd_is_spoken_to_by_tls_with_a_certificate_of_this_nodes() {
     nodes[1].watch().status("p1", "up");
     for node in &outside {
         assert_eq!(publisher.publish(node.sip, "p2", 1, 600).status, 503);
-        assert!(node.process.log().contains("etcd is away"));
+        node.await_log("etcd is away");
     }
 }

@@ -70,6 +70,15 @@ impl Node {
         ]))
     }
 
+    /// Waits until its log says so.
+    pub fn await_log(&self, text: &str) {
+        let until = Instant::now() + PATIENCE;
+        while !self.process.log().contains(text) {
+            assert!(Instant::now() < until, "{}", self.process.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     pub fn kill(self) {
         self.process.signal(Signal::KILL);
         self.process.end();

@@ -2,13 +2,11 @@
 //! that node goes on and its engine begins anew.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
 
 use chitchat::{ChitchatId, ChitchatMessage, Deserializable, Serializable};
 use fanfare::cluster::frame::{Frames, Kind};
 
 use crate::farm::{Node, Publisher};
-use crate::process::PATIENCE;
 
 /// A SYN-ACK of chitchat 0.11 in which a node of its own brings one key; that library would not write every key.
 fn gossip(from: SocketAddr, key: &str, value: &str) -> Vec<u8> {
@@ -37,14 +35,6 @@ fn tell(victim: &Node, key: &str, value: &str) {
     }
 }
 
-fn await_log(node: &Node, text: &str) {
-    let until = Instant::now() + PATIENCE;
-    while !node.process.log().contains(text) {
-        assert!(Instant::now() < until, "{}", node.process.log());
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 fn an_engine_that_breaks_down_begins_anew_and_the_node_goes_on() {
     let node = Node::start("n1", &[], &[]);
@@ -55,7 +45,7 @@ fn an_engine_that_breaks_down_begins_anew_and_the_node_goes_on() {
     watch.status("before", "up");
     // The library cuts a key after its first byte, and panics when that is no whole letter.
     tell(&node, "\u{e9}", "");
-    await_log(&node, "the cluster's engine ended, and begins anew");
+    node.await_log("the cluster's engine ended, and begins anew");
     assert_eq!(publisher.refresh(node.sip, &before, 600).status, 200);
     publisher.publish(node.sip, "after", 1, 600).tag();
     watch.view_where(|view| {
@@ -72,7 +62,7 @@ fn a_value_that_is_no_record_is_refused() {
     for (number, value) in ["", "no record", "1 said\n{}"].into_iter().enumerate() {
         tell(&node, &format!("example.com/bad{number}"), value);
     }
-    await_log(&node, "value of another node refused");
+    node.await_log("value of another node refused");
     publisher.publish(node.sip, "good", 1, 600).tag();
     let view = node.watch().status("good", "up");
     assert_eq!(view.status("bad0").or(view.status("bad1")), None);

@@ -15,7 +15,7 @@ use fanfare::cluster::etcd::Access;
 use fanfare::cluster::member::{Member, Request};
 use fanfare::cluster::{Cluster, Settings, etcd};
 use fanfare::compositor::{Compositor, CompositorConfig, Now};
-use fanfare::info::{Address, AddressTransport, Server, Stamp, Status, View};
+use fanfare::info::{Address, AddressTransport, Server, Status, View};
 use fanfare::wire::{Flow, Transport};
 use hdrhistogram::Histogram;
 
@@ -270,15 +270,13 @@ impl Farm {
         }
     }
 
-    /// Bytes and datagrams of gossip received by all, and CPU time of their engines in ns.
-    fn reading(&self) -> (u64, u64, u64) {
+    /// Bytes of gossip received by all, and CPU time of their engines in ns.
+    fn reading(&self) -> (u64, u64) {
         let counters = self.nodes.iter().map(|node| node.cluster.counters());
-        let (mut bytes, mut datagrams) = (0, 0);
-        for counters in counters {
-            bytes += counters.cluster_bytes;
-            datagrams += counters.cluster_datagrams;
-        }
-        (bytes, datagrams, cpu_ns())
+        (
+            counters.map(|counters| counters.cluster_bytes).sum(),
+            cpu_ns(),
+        )
     }
 }
 
@@ -320,26 +318,11 @@ fn cpu_ns() -> u64 {
 }
 
 fn own(name: &Arc<str>) -> Server {
+    let at = SocketAddr::from(([192, 0, 2, 1], 5060));
+    let addresses = vec![Address::new(at, AddressTransport::Udp)];
     Server {
-        id: Arc::clone(name),
-        status: Status::Up,
-        load: None,
-        priority: Server::DEFAULT_PRIORITY,
-        weight: Server::DEFAULT_WEIGHT,
-        updated: Stamp {
-            ms: 0,
-            counter: 0,
-            node: Arc::clone(name),
-        },
-        addresses: vec![Address {
-            ip: [192, 0, 2, 1].into(),
-            port: 5060,
-            transport: AddressTransport::Udp,
-            host: None,
-            service: None,
-        }],
         services: vec!["notifier".into()],
-        attributes: Vec::new(),
+        ..Server::new(Arc::clone(name), Status::Up, addresses)
     }
 }
 
@@ -415,7 +398,7 @@ fn main() {
 
 /// Goes on for so long with so many changes a second; bytes a second and per cent of a core, of all nodes.
 fn run(farm: &mut Farm, spread: &mut Spread, lasts: Duration, rate: u32) -> (f64, f64) {
-    let (bytes, _, cpu) = farm.reading();
+    let (bytes, cpu) = farm.reading();
     let began = Instant::now();
     let mut changes = 0;
     while began.elapsed() < lasts {
@@ -431,7 +414,7 @@ fn run(farm: &mut Farm, spread: &mut Spread, lasts: Duration, rate: u32) -> (f64
         }
     }
     let seconds = began.elapsed().as_secs_f64();
-    let (bytes_after, _, cpu_after) = farm.reading();
+    let (bytes_after, cpu_after) = farm.reading();
     (
         (bytes_after - bytes) as f64 / seconds,
         (cpu_after - cpu) as f64 / 1e7 / seconds,

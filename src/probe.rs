@@ -9,7 +9,7 @@ use rsip::Method;
 
 use crate::client::{Chance, Draft, Due, Local, Response, Transaction};
 use crate::counters::counters;
-use crate::info::{Address, AddressTransport, Server, Stamp, Status};
+use crate::info::{Address, AddressTransport, Server, Status};
 use crate::rendezvous::rendezvous;
 use crate::wire::Transport;
 
@@ -43,27 +43,13 @@ pub struct Probed {
 }
 
 impl Probed {
-    fn server(&self, node: &Arc<str>, status: Status) -> Server {
+    fn server(&self, status: Status) -> Server {
+        let address = Address::new(self.address, AddressTransport::Udp);
         Server {
-            id: Arc::clone(&self.id),
-            status,
-            load: None,
             priority: self.priority,
             weight: self.weight,
-            updated: Stamp {
-                ms: 0,
-                counter: 0,
-                node: Arc::clone(node),
-            },
-            addresses: vec![Address {
-                ip: self.address.ip(),
-                port: self.address.port(),
-                transport: AddressTransport::Udp,
-                host: None,
-                service: None,
-            }],
             services: self.services.clone(),
-            attributes: Vec::new(),
+            ..Server::new(Arc::clone(&self.id), status, vec![address])
         }
     }
 
@@ -178,7 +164,7 @@ impl Prober {
             }
             if watched.under_way.take().is_some() {
                 self.counters.probes_failed += 1;
-                watched.ended(now_ms, false, &self.node, &mut self.findings);
+                watched.ended(now_ms, false, &mut self.findings);
             }
             let interval_ms = watched.probed.interval_ms;
             watched.next_ms = (watched.next_ms + interval_ms).max(now_ms + interval_ms / 2);
@@ -230,7 +216,7 @@ impl Prober {
         if !lives {
             self.counters.probes_failed += 1;
         }
-        watched.ended(now_ms, lives, &self.node, &mut self.findings);
+        watched.ended(now_ms, lives, &mut self.findings);
     }
 
     /// The next datagram, and to whom.
@@ -245,7 +231,7 @@ impl Prober {
 }
 
 impl Watched {
-    fn ended(&mut self, now_ms: u64, lives: bool, node: &Arc<str>, findings: &mut Vec<Finding>) {
+    fn ended(&mut self, now_ms: u64, lives: bool, findings: &mut Vec<Finding>) {
         if std::mem::replace(&mut self.lives, lives) != lives {
             self.alike = 0;
         }
@@ -263,7 +249,7 @@ impl Watched {
         let is_old = now_ms >= self.said_ms + u64::from(holds_s) * 500;
         if let Some(status) = self.status.clone().filter(|_| is_news || is_old) {
             self.said_ms = now_ms;
-            let server = self.probed.server(node, status);
+            let server = self.probed.server(status);
             findings.push(Finding { server, holds_s });
         }
     }

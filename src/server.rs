@@ -390,28 +390,12 @@ fn join(
 fn own_entry(config: &Config, bound: &[SocketAddr]) -> Server {
     let addresses = bound.iter().flat_map(|bound| {
         let at = config.advertised(*bound);
-        [AddressTransport::Udp, AddressTransport::Tcp].map(|transport| Address {
-            ip: at.ip(),
-            port: at.port(),
-            transport,
-            host: None,
-            service: None,
-        })
+        [AddressTransport::Udp, AddressTransport::Tcp].map(|transport| Address::new(at, transport))
     });
+    let addresses = addresses.take(info::MAX_ADDRESSES).collect();
     Server {
-        id: config.node.as_ref().into(),
-        status: Status::Up,
-        load: None,
-        priority: Server::DEFAULT_PRIORITY,
-        weight: Server::DEFAULT_WEIGHT,
-        updated: info::Stamp {
-            ms: 0,
-            counter: 0,
-            node: config.node.as_ref().into(),
-        },
-        addresses: addresses.take(info::MAX_ADDRESSES).collect(),
         services: vec![info::NOTIFIER_SERVICE.into()],
-        attributes: Vec::new(),
+        ..Server::new(config.node.as_ref().into(), Status::Up, addresses)
     }
 }
 

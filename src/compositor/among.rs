@@ -12,7 +12,7 @@ use crate::rendezvous::rendezvous;
 
 /// A stamp further ahead of the time of day than this is of a clock gone wrong, and waits until it is due
 /// (event-package.md, `updated`).
-const AHEAD_MS: u64 = 10_000;
+pub const AHEAD_MS: u64 = 10_000;
 /// Nodes that were away have told what they were told meanwhile after this.
 const THAW_MS: u64 = 5_000;
 /// Records of one server that wait.

@@ -26,6 +26,7 @@ use publish::{Change, Refusal, Wait, domain_of};
 use table::{Keep, Table, Word};
 use tag::Tags;
 
+pub use among::AHEAD_MS;
 pub use publish::Kind;
 pub use record::{Lease, MAX_RECORD_BYTES, Record, RecordError};
 

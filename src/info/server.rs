@@ -1,7 +1,7 @@
 //! What a SIP server of the cluster says of itself, and the grammar and limits of each field. Knows no document format.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -111,6 +111,19 @@ pub struct Address {
     pub service: Option<Box<str>>,
 }
 
+impl Address {
+    /// One for every service, without a name.
+    pub fn new(at: SocketAddr, transport: AddressTransport) -> Self {
+        Address {
+            ip: at.ip(),
+            port: at.port(),
+            transport,
+            host: None,
+            service: None,
+        }
+    }
+}
+
 /// One server of the cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Server {
@@ -137,6 +150,26 @@ impl Server {
     pub const DEFAULT_PRIORITY: u16 = 0;
     /// The weight of a server that names none.
     pub const DEFAULT_WEIGHT: u16 = 1;
+
+    /// One that says nothing of its load, its services and its stamp, and is like any other.
+    pub fn new(id: Arc<str>, status: Status, addresses: Vec<Address>) -> Self {
+        let updated = Stamp {
+            ms: 0,
+            counter: 0,
+            node: Arc::clone(&id),
+        };
+        Server {
+            id,
+            status,
+            load: None,
+            priority: Server::DEFAULT_PRIORITY,
+            weight: Server::DEFAULT_WEIGHT,
+            updated,
+            addresses,
+            services: Vec::new(),
+            attributes: Vec::new(),
+        }
+    }
 
     pub fn has_service(&self, name: &str) -> bool {
         self.services.iter().any(|service| **service == *name)

@@ -257,32 +257,19 @@ fn is(view: &View, id: &str, status: &str) -> bool {
 fn what_one_node_learns_all_know_and_a_dead_node_is_down() {
     let etcd = Etcd::start();
     let mut nodes: Vec<Node> = ["n1", "n2", "n3"].map(|name| etcd.node(name, &[])).into();
-    let watches: Vec<_> = nodes.iter().map(Node::watch).collect();
-    for watch in &watches {
-        watch.view_where(|view| ["n1", "n2", "n3"].iter().all(|node| is(view, node, "up")));
-    }
+    crate::publish_everywhere(&nodes);
+    let watch = nodes[1].watch();
     let mut publisher = Publisher::new();
-    let tag = publisher.publish(nodes[0].sip, "p1", 7, 60).tag();
-    for watch in &watches {
-        watch.status("p1", "up");
-    }
-    // Each node takes each tag, even one that it has hardly heard of.
-    let newer = publisher.refresh(nodes[1].sip, &tag, 60).tag();
-    let removed = publisher.refresh(nodes[2].sip, &newer, 0);
-    assert_eq!(removed.status, 200);
-    for watch in &watches {
-        watch.status("p1", "deleted");
-    }
     publisher.publish(nodes[0].sip, "long", 1, 600).tag();
     publisher.publish(nodes[0].sip, "brief", 1, 5).tag();
     nodes.remove(0).kill();
-    watches[1].view_where(|view| {
+    watch.view_where(|view| {
         is(view, "n1", "down") && is(view, "brief", "down") && is(view, "long", "up")
     });
     // One that ends in order is gone at once.
     let last = nodes.remove(1);
     last.process.signal(Signal::TERM);
-    watches[1].status("n3", "deleted");
+    watch.status("n3", "deleted");
     assert_eq!(last.process.end().0.code(), Some(0));
     // One that comes later learns all of it.
     let late = etcd.node("n4", &[]);
@@ -431,7 +418,12 @@ fn a_user_and_a_password_are_given_to_an_etcd_that_asks_for_them() {
         config("good", "correct horse"),
         config("bad", "battery staple"),
     );
-    let nodes = ["n1", "n2"].map(|name| etcd.node(name, &["--config", &good]));
+    // Who authenticates may find nobody at the first endpoint.
+    let gone = format!("http://{},{}", free_address(), etcd.url());
+    let nodes = ["n1", "n2"].map(|name| {
+        let flags = ["--etcd", &gone, "--config", &good];
+        Node::start(name, &[], &flags)
+    });
     let outside = etcd.node("n3", &["--config", &bad]);
     let mut publisher = Publisher::new();
     publisher.publish(nodes[0].sip, "p1", 1, 600).tag();
@@ -468,4 +460,30 @@ fn etcd_is_spoken_to_by_tls_with_a_certificate_of_this_nodes() {
         assert_eq!(publisher.publish(node.sip, "p2", 1, 600).status, 503);
         node.await_log("etcd is away");
     }
+}
+
+#[test]
+fn another_endpoint_is_asked_where_one_is_gone() {
+    let etcd = Etcd::start();
+    let bridge = Bridge::to(etcd.address);
+    let both = format!("http://{},{}", bridge.address, etcd.url());
+    let node = Node::start("n1", &[], &["--etcd", &both]);
+    let other = etcd.node("n2", &[]);
+    let watch = node.watch();
+    watch.view_where(|view| is(view, "n2", "up") && !view.is_stale());
+    let mut publisher = Publisher::new();
+    let early = publisher.publish(node.sip, "early", 1, 600).tag();
+    bridge.cut();
+    // Its watch stood at the endpoint that is gone.
+    publisher.publish(other.sip, "late", 1, 600).tag();
+    watch.view_where(|view| is(view, "late", "up") && !view.is_stale());
+    let other_watch = other.watch();
+    let view = other_watch.view_where(|view| is(view, "early", "up"));
+    assert!(is(&view, "n1", "up"));
+    assert_eq!(publisher.refresh(node.sip, &early, 600).status, 200);
+    // One that starts now has never heard of the first.
+    let started = Node::start("n3", &[], &["--etcd", &both]);
+    started
+        .watch()
+        .view_where(|view| is(view, "late", "up") && !view.is_stale());
 }

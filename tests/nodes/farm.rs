@@ -303,12 +303,7 @@ impl Entity {
             is_silent = false;
             let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
             if text.starts_with("NOTIFY ") {
-                let echoed = ["Via:", "From:", "To:", "Call-ID:", "CSeq:"];
-                let lines = text
-                    .lines()
-                    .filter(|line| echoed.iter().any(|name| line.starts_with(name)));
-                let lines: String = lines.map(|line| format!("{line}\r\n")).collect();
-                let answer = format!("SIP/2.0 200 OK\r\n{lines}Content-Length: 0\r\n\r\n");
+                let answer = response(&text, 200);
                 self.socket
                     .send_to(answer.as_bytes(), from)
                     .expect("it is sent");
@@ -319,4 +314,14 @@ impl Entity {
         }
         panic!("waited in vain");
     }
+}
+
+/// The response to a request, as who asked recognises it.
+pub fn response(request: &str, status: u16) -> String {
+    let echoed = ["Via:", "From:", "To:", "Call-ID:", "CSeq:"];
+    let lines = request
+        .lines()
+        .filter(|line| echoed.iter().any(|name| line.starts_with(name)));
+    let lines: String = lines.map(|line| format!("{line}\r\n")).collect();
+    format!("SIP/2.0 {status} X\r\n{lines}Content-Length: 0\r\n\r\n")
 }

@@ -16,17 +16,15 @@ use std::time::{Duration, Instant};
 use farm::{Entity, Node, Publisher};
 use rustix::process::Signal;
 
-#[test]
-fn a_publication_at_one_node_is_seen_at_all_and_each_takes_its_refresh() {
-    let nodes = Node::farm(3);
+/// What is published at n1 is seen at n1, n2 and n3, and each of them takes its refresh.
+fn publish_everywhere(nodes: &[Node]) {
     let watches: Vec<_> = nodes.iter().map(Node::watch).collect();
-    let everybody = |view: &farm::View| {
-        ["n1", "n2", "n3"]
-            .iter()
-            .all(|node| view.status(node) == Some("up"))
-    };
     for watch in &watches {
-        watch.view_where(everybody);
+        watch.view_where(|view| {
+            ["n1", "n2", "n3"]
+                .iter()
+                .all(|node| view.status(node) == Some("up"))
+        });
     }
     let mut publisher = Publisher::new();
     let tag = publisher.publish(nodes[0].sip, "p1", 7, 60).tag();
@@ -39,6 +37,11 @@ fn a_publication_at_one_node_is_seen_at_all_and_each_takes_its_refresh() {
     for watch in &watches {
         watch.status("p1", "deleted");
     }
+}
+
+#[test]
+fn a_publication_at_one_node_is_seen_at_all_and_each_takes_its_refresh() {
+    publish_everywhere(&Node::farm(3));
 }
 
 #[test]

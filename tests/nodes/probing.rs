@@ -7,8 +7,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use fanfare::rendezvous::rendezvous;
+use rustix::process::Signal;
+use tempfile::TempDir;
 
-use crate::farm::Node;
+use crate::farm::{Entity, Node, response};
 use crate::process::PATIENCE;
 
 /// A SIP server that answers every request with one status; 0: with nothing.
@@ -37,12 +39,7 @@ impl Server {
                 if status == 0 {
                     continue;
                 }
-                let echoed = ["Via:", "From:", "To:", "Call-ID:", "CSeq:"];
-                let lines = text
-                    .lines()
-                    .filter(|line| echoed.iter().any(|name| line.starts_with(name)));
-                let lines: String = lines.map(|line| format!("{line}\r\n")).collect();
-                let answer = format!("SIP/2.0 {status} X\r\n{lines}Content-Length: 0\r\n\r\n");
+                let answer = response(&text, status);
                 socket.send_to(answer.as_bytes(), from).expect("sent");
             }
         });
@@ -54,17 +51,23 @@ impl Server {
     }
 }
 
-#[test]
-fn a_server_that_only_answers_options_is_known_to_all_and_to_the_next_node() {
-    let server = Server::start(405);
-    let directory = tempfile::tempdir().expect("a directory");
+/// A file by which `server` is probed twice a second.
+fn config(directory: &TempDir, server: &Server) -> String {
     let path = directory.path().join("fanfare.toml");
     let config = format!(
         "[[probe]]\nid = \"gw1\"\naddress = \"{}\"\nservices = [\"gateway\"]\ninterval = \"500ms\"\ndown-after = 2\n",
         server.address
     );
     std::fs::write(&path, config).expect("written");
-    let config = ["--config", path.to_str().expect("text")];
+    path.to_str().expect("text").to_owned()
+}
+
+#[test]
+fn a_server_that_only_answers_options_is_known_to_all_and_to_the_next_node() {
+    let server = Server::start(405);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = config(&directory, &server);
+    let config = ["--config", &path];
     let first = Node::start("n1", &[], &config);
     let second = Node::start("n2", &[first.gossip], &config);
     let mut nodes = vec![("n1", first), ("n2", second)];
@@ -95,6 +98,43 @@ fn a_server_that_only_answers_options_is_known_to_all_and_to_the_next_node() {
         assert!(Instant::now() < until, "{left} does not take over");
         thread::sleep(Duration::from_millis(20));
     }
+    server.say(0);
+    watch.status("gw1", "down");
+}
+
+#[test]
+fn a_node_that_ends_takes_no_server_down_that_it_probed() {
+    let server = Server::start(200);
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = config(&directory, &server);
+    // Longer than two probes that nobody hears the answers of.
+    let config = ["--config", &path, "--drain-time", "4s"];
+    let first = Node::start("n1", &[], &config);
+    let second = Node::start("n2", &[first.gossip], &config);
+    let (mut ends, mut stays) = (first, second);
+    let is_up = |node: &Node| {
+        node.watch().view_where(|view| {
+            ["gw1", "n1", "n2"]
+                .iter()
+                .all(|id| view.status(id) == Some("up"))
+        })
+    };
+    is_up(&ends);
+    is_up(&stays);
+    let owner = *rendezvous(&["n1", "n2"], &["probe", "gw1"]).expect("there are two");
+    if owner == "n2" {
+        std::mem::swap(&mut ends, &mut stays);
+    }
+    let watch = stays.watch();
+    watch.status(owner, "up");
+    // Without a subscription it would be gone at once.
+    let mut entity = Entity::subscribe(ends.sip);
+    entity.notify_where(|notify| notify.contains("gw1"));
+    ends.process.signal(Signal::TERM);
+    watch.view_where(|view| {
+        assert_eq!(view.status("gw1"), Some("up"));
+        view.status(owner) == Some("deleted")
+    });
     server.say(0);
     watch.status("gw1", "down");
 }

@@ -13,7 +13,7 @@ use tracing::{error, info, warn};
 
 use super::message::Place;
 use super::{Counters, FromCluster, Queues, ToCluster};
-use crate::compositor::Record;
+use crate::compositor::{AHEAD_MS, Record};
 
 mod store;
 mod writes;
@@ -37,8 +37,6 @@ const FORMER_LIFE: Duration = Duration::from_secs(10);
 const LEAVE_WITHIN: Duration = Duration::from_millis(800);
 /// What the followers of the store may say before they wait.
 const NEWS: usize = 256;
-/// A stamp further ahead than this waits (event-package.md, `updated`).
-const EARLY_MS: u64 = 10_000;
 /// A store that refuses what is written for so long is away, and is tried again after that.
 const REFUSES_FOR: Duration = Duration::from_secs(3);
 const REFUSES_UNTIL: Duration = Duration::from_secs(30);
@@ -185,6 +183,8 @@ async fn follow(store: Arc<Store>, prefix: String, news: mpsc::Sender<News>) {
         let Some(error) = error else { return };
         if matches!(error, StoreError::Compacted) {
             revision = None;
+            // A member that lags behind the one that was read looks the same, and catches up.
+            sleep(AGAIN).await;
             continue;
         }
         if news.send(News::Astray(error)).await.is_err() {
@@ -217,7 +217,7 @@ async fn follow_once(
     };
     loop {
         match watch.next().await {
-            // The store was put back to what it once was.
+            // The store was put back to what it once was: everything is to be read.
             Ok(changes) if changes.store_revision < from && changes.store_revision > 0 => {
                 return Some(StoreError::Compacted);
             }
@@ -374,11 +374,8 @@ impl Engine<'_> {
     async fn hear(&mut self, news: News) {
         match news {
             News::All(revision, all) => {
-                let nodes: Vec<_> = all
-                    .iter()
-                    .filter_map(|one| self.keys.node(&one.key))
-                    .collect();
-                self.others = nodes.into_iter().map(Arc::from).collect();
+                let nodes = all.iter().filter_map(|one| self.keys.node(&one.key));
+                self.others = nodes.map(Arc::from).collect();
                 self.others.remove(&self.settings.node);
                 self.writes.forget();
                 self.read(all).await;
@@ -499,7 +496,7 @@ impl Engine<'_> {
                 warn!(key = one.key, "value in etcd refused");
             }
             // What waits until the time of day comes near its stamp is not in the view, so it is written over.
-            let is_due = |record: &&Record| record.stamp().ms <= unix_ms() + EARLY_MS;
+            let is_due = |record: &&Record| record.stamp().ms <= unix_ms() + AHEAD_MS;
             let known = record.as_ref().filter(is_due);
             if self.writes.saw(&place, one.mod_revision, known) {
                 records.extend(record);

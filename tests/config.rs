@@ -134,7 +134,7 @@ fn a_bad_file_is_refused_in_one_line_that_says_what_and_where() {
         ),
         (
             "[cluster]\nsecret = \"short\"",
-            ":2: cluster-secret = \"short\": not allowed; allowed: a text of 8 to 256 bytes",
+            ":2: cluster-secret = (a secret): not allowed; allowed: a text of 8 to 256 bytes",
         ),
         (
             "# x\nlisten = [\n  \"127.0.0.1:5060\",\n  \"localhost:5060\",\n]",

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
-use super::setting::{FILE_SETTINGS, PROBE_SETTINGS, SETTINGS, Setting};
+use super::setting::{Allowed, FILE_SETTINGS, PROBE_SETTINGS, SETTINGS, Setting};
 use super::value::{Given, Origin, Value};
 
 /// A file larger than this is no configuration.
@@ -98,7 +98,7 @@ fn read_table(
         };
         given.extend(elements.into_iter().map(|element| Given {
             key: setting.key,
-            value: value_of(element),
+            value: value_of(element, setting),
             origin: Origin::File {
                 path: path.to_owned(),
                 line: line_of(text, element.span().start),
@@ -112,8 +112,11 @@ fn is_table(value: &Spanned<DeValue<'_>>) -> bool {
     matches!(value.get_ref(), DeValue::Table(_))
 }
 
-fn value_of(value: &Spanned<DeValue<'_>>) -> Value {
+fn value_of(value: &Spanned<DeValue<'_>>, setting: &Setting) -> Value {
     match value.get_ref() {
+        DeValue::String(text) if matches!(setting.allowed, Allowed::Secret(_)) => {
+            Value::Secret(text.to_string())
+        }
         DeValue::String(text) => Value::Text(text.to_string()),
         DeValue::Integer(number) => Value::Number(number.to_string()),
         DeValue::Boolean(flag) => Value::Flag(*flag),

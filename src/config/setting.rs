@@ -39,6 +39,8 @@ pub enum Allowed {
     Switch,
     /// What a parser of its own accepts, in words.
     Text(&'static str),
+    /// The same, and no message repeats it.
+    Secret(&'static str),
 }
 
 impl Setting {
@@ -51,7 +53,9 @@ impl Setting {
                 let ms = value.time_ms().filter(|ms| ms % 1_000 == 0)?;
                 (ms / 1_000, range)
             }
-            Allowed::Words(_) | Allowed::Switch | Allowed::Text(_) => return None,
+            Allowed::Words(_) | Allowed::Switch | Allowed::Text(_) | Allowed::Secret(_) => {
+                return None;
+            }
         };
         range.contains(&number).then_some(number)
     }
@@ -82,7 +86,7 @@ impl Setting {
             ),
             Allowed::Words(words) => format!("one of {}", words.join(", ")),
             Allowed::Switch => "true or false".to_owned(),
-            Allowed::Text(words) => (*words).to_owned(),
+            Allowed::Text(words) | Allowed::Secret(words) => (*words).to_owned(),
         }
     }
 }
@@ -258,7 +262,7 @@ pub const ETCD_PASSWORD: Setting = Setting {
     value_name: "TEXT",
     help: "Its password",
     default: Preset::Found("none"),
-    allowed: Allowed::Text("a text, beside etcd-user"),
+    allowed: Allowed::Secret("a text, beside etcd-user"),
     is_list: false,
 };
 
@@ -286,7 +290,7 @@ pub const CLUSTER_SECRET: Setting = Setting {
     value_name: "TEXT",
     help: "What nodes prove to each other that they know",
     default: Preset::Found("none: every datagram from an allowed network is believed"),
-    allowed: Allowed::Text("a text of 8 to 256 bytes"),
+    allowed: Allowed::Secret("a text of 8 to 256 bytes"),
     is_list: false,
 };
 

@@ -11,6 +11,8 @@ pub enum Value {
     Text(String),
     Number(String),
     Flag(bool),
+    /// A text that no message shows.
+    Secret(String),
     /// What no setting takes: the name of its type in TOML.
     Other(&'static str),
 }
@@ -18,7 +20,7 @@ pub enum Value {
 impl Value {
     pub fn text(&self) -> Option<&str> {
         match self {
-            Value::Written(text) | Value::Text(text) => Some(text),
+            Value::Written(text) | Value::Text(text) | Value::Secret(text) => Some(text),
             _ => None,
         }
     }
@@ -43,7 +45,7 @@ impl Value {
         let text = match self {
             Value::Written(text) | Value::Text(text) => text,
             Value::Number(seconds) => return number(seconds)?.checked_mul(1_000),
-            Value::Flag(_) | Value::Other(_) => return None,
+            Value::Flag(_) | Value::Secret(_) | Value::Other(_) => return None,
         };
         let unit_at = text.find(|c: char| !c.is_ascii_digit());
         let (digits, unit) = text.split_at(unit_at.unwrap_or(text.len()));
@@ -70,6 +72,7 @@ impl fmt::Display for Value {
             Value::Text(text) => write!(f, "{text:?}"),
             Value::Number(digits) => f.write_str(digits),
             Value::Flag(flag) => write!(f, "{flag}"),
+            Value::Secret(_) => f.write_str("(a secret)"),
             Value::Other(name) => write!(f, "({name})"),
         }
     }

@@ -88,6 +88,8 @@ pub enum ToShard {
         others: Vec<Other>,
         over: Duration,
     },
+    /// Others are alive now than when the drain began.
+    Others(Vec<Other>),
     Stop,
 }
 
@@ -315,6 +317,7 @@ impl Shard {
                 self.draining = true;
                 self.notifier.drain(now_ms, others, over.as_millis() as u64);
             }
+            ToShard::Others(others) => self.notifier.send_elsewhere(others),
             ToShard::Stop => {}
         }
     }

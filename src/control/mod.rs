@@ -409,7 +409,7 @@ impl Control {
 
     /// Ends every subscription, and waits for the answers.
     async fn drain(&mut self) {
-        let others = self.other_notifiers();
+        let mut others = self.other_notifiers();
         let over = match others[..] {
             [] => Duration::ZERO,
             _ => self.drain_over,
@@ -434,6 +434,14 @@ impl Control {
                 () = tokio::time::sleep(wait.min(Duration::from_millis(20))) => {}
             }
             self.catch_up();
+            // Who comes now is not sent to one that has died meanwhile.
+            let alive = self.other_notifiers();
+            if others != alive {
+                others = alive;
+                for shard in 0..self.shards.len() {
+                    self.insist(shard, ToShard::Others(others.clone())).await;
+                }
+            }
         }
     }
 

@@ -66,6 +66,13 @@ impl Notifier {
         self.let_go(now_ms);
     }
 
+    /// While it drains: who is alive now.
+    pub fn send_elsewhere(&mut self, others: Vec<Other>) {
+        if let Some(drain) = &mut self.draining {
+            drain.others = others;
+        }
+    }
+
     /// Ends the subscriptions that are due to end.
     pub(super) fn let_go(&mut self, now_ms: u64) {
         let Some(drain) = &mut self.draining else {

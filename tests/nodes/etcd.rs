@@ -1,253 +1,17 @@
 //! Nodes that find each other by a real etcd: what one learns all know; and what becomes of it when etcd goes away, comes
 //! back, or has forgotten what there was in between.
 
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use rustix::process::Signal;
-use serde_json::{Value, json};
-use tempfile::TempDir;
+use serde_json::json;
 
 use crate::farm::{Node, Publisher, View};
 use crate::process::PATIENCE;
-
-/// One etcd; it ends with its test.
-pub struct Etcd {
-    child: Child,
-    address: SocketAddr,
-    peer: SocketAddr,
-    /// Where it speaks TLS, with these certificates, if it does.
-    tls: Option<(SocketAddr, Certificates)>,
-    data: TempDir,
-}
-
-/// An authority, and what it says of etcd and of the nodes.
-struct Certificates(TempDir);
-
-impl Certificates {
-    fn new() -> Certificates {
-        let certificates = Certificates(tempfile::tempdir().expect("a directory"));
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-        certificates.openssl(&format!(
-            "req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=ca -days 2"
-        ));
-        for (name, extension) in [
-            ("etcd", "subjectAltName=IP:127.0.0.1"),
-            ("node", "extendedKeyUsage=clientAuth"),
-        ] {
-            std::fs::write(certificates.path("ext"), extension).expect("written");
-            certificates.openssl(&format!(
-                "req {key} -keyout {name}.key -out {name}.csr -subj /CN={name}"
-            ));
-            certificates.openssl(&format!(
-                "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -out {name}.pem -days 2 -extfile ext"
-            ));
-        }
-        let both = ["node.pem", "node.key"].map(|name| std::fs::read(certificates.path(name)));
-        let both = both.map(|bytes| bytes.expect("it was made")).concat();
-        std::fs::write(certificates.path("identity.pem"), both).expect("written");
-        certificates
-    }
-
-    fn openssl(&self, arguments: &str) {
-        let output = Command::new("openssl")
-            .args(arguments.split(' '))
-            .current_dir(self.0.path())
-            .output()
-            .expect("openssl is installed");
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "openssl {arguments}: {said}");
-    }
-
-    fn path(&self, name: &str) -> String {
-        let path = self.0.path().join(name);
-        path.to_str().expect("text").to_owned()
-    }
-}
-
-fn free_address() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("it is bound")
-}
-
-impl Etcd {
-    pub fn start() -> Etcd {
-        Etcd::start_with(None)
-    }
-
-    /// One that speaks TLS beside, and asks for certificates there.
-    fn start_with(certificates: Option<Certificates>) -> Etcd {
-        let data = tempfile::tempdir().expect("a directory");
-        let mut tls = certificates.map(|certificates| (free_address(), certificates));
-        // Another process may take a port before etcd does: then others are tried.
-        for _ in 0..5 {
-            let (address, peer) = (free_address(), free_address());
-            if let Some((address, _)) = &mut tls {
-                *address = free_address();
-            }
-            let mut child = Etcd::spawn(&data, address, peer, tls.as_ref());
-            if Etcd::is_ready(&mut child, address) {
-                return Etcd {
-                    child,
-                    address,
-                    peer,
-                    tls,
-                    data,
-                };
-            }
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-        panic!("etcd does not start");
-    }
-
-    fn spawn(
-        data: &TempDir,
-        address: SocketAddr,
-        peer: SocketAddr,
-        tls: Option<&(SocketAddr, Certificates)>,
-    ) -> Child {
-        let (mut client, peer) = (format!("http://{address}"), format!("http://{peer}"));
-        let mut command = Command::new("etcd");
-        if let Some((address, certificates)) = tls {
-            client += &format!(",https://{address}");
-            command
-                .args(["--cert-file", &certificates.path("etcd.pem")])
-                .args(["--key-file", &certificates.path("etcd.key")])
-                .args(["--trusted-ca-file", &certificates.path("ca.pem")])
-                .arg("--client-cert-auth");
-        }
-        command
-            .args(["--name", "e1", "--logger", "zap", "--log-level", "error"])
-            .arg("--data-dir")
-            .arg(data.path())
-            .args(["--listen-client-urls", &client])
-            .args(["--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer])
-            .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("e1={peer}")])
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd is installed")
-    }
-
-    fn is_ready(child: &mut Child, address: SocketAddr) -> bool {
-        let until = Instant::now() + PATIENCE;
-        while Instant::now() < until {
-            if call(address, "kv/range", &json!({ "key": "YQ==" })).is_some() {
-                return true;
-            }
-            if child.try_wait().expect("a child").is_some() {
-                return false;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
-        false
-    }
-
-    fn kill(&mut self) {
-        self.child.kill().expect("it runs");
-        self.child.wait().expect("a child");
-    }
-
-    /// With what it had, where it was.
-    fn restart(&mut self) {
-        self.child = Etcd::spawn(&self.data, self.address, self.peer, self.tls.as_ref());
-        assert!(Etcd::is_ready(&mut self.child, self.address));
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}", self.address)
-    }
-
-    fn call(&self, path: &str, body: &Value) -> Value {
-        call(self.address, path, body).unwrap_or_else(|| panic!("{path} {body}"))
-    }
-
-    pub fn node(&self, name: &str, more: &[&str]) -> Node {
-        Node::start(name, &[], &[&["--etcd", &self.url()], more].concat())
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        // It may have been killed already.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// What etcd answers with 200, as JSON.
-fn call(address: SocketAddr, path: &str, body: &Value) -> Option<Value> {
-    let body = body.to_string();
-    let mut stream = TcpStream::connect(address).ok()?;
-    let request = format!(
-        "POST /v3/{path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
-    let (head, body) = answer.split_once("\r\n\r\n")?;
-    head.starts_with("HTTP/1.1 200")
-        .then(|| serde_json::from_str(body).ok())?
-}
-
-/// A way to etcd that can be cut.
-struct Bridge {
-    address: SocketAddr,
-    /// The streams that go over it; none: it is cut.
-    streams: Arc<Mutex<Option<Vec<TcpStream>>>>,
-}
-
-impl Bridge {
-    fn to(far: SocketAddr) -> Bridge {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("it is bound");
-        let streams: Arc<Mutex<Option<Vec<TcpStream>>>> = Arc::new(Mutex::new(Some(Vec::new())));
-        let kept = Arc::clone(&streams);
-        thread::spawn(move || {
-            for near in listener.incoming().map_while(Result::ok) {
-                let mut streams = kept.lock().expect("nobody panics");
-                let Some(streams) = &mut *streams else {
-                    continue;
-                };
-                let Ok(far) = TcpStream::connect(far) else {
-                    continue;
-                };
-                for (from, to) in [(&near, &far), (&far, &near)] {
-                    let [mut from, mut to] =
-                        [from, to].map(|one| one.try_clone().expect("a socket"));
-                    thread::spawn(move || {
-                        let _ = std::io::copy(&mut from, &mut to);
-                        let _ = to.shutdown(Shutdown::Both);
-                    });
-                }
-                streams.extend([near, far]);
-            }
-        });
-        Bridge { address, streams }
-    }
-
-    fn cut(&self) {
-        let streams = self.streams.lock().expect("nobody panics").take();
-        for stream in streams.into_iter().flatten() {
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        *self.streams.lock().expect("nobody panics") = Some(Vec::new());
-    }
-}
+use crate::store::{Bridge, Certificates, Etcd, call, free_address};
 
 fn is(view: &View, id: &str, status: &str) -> bool {
     view.status(id) == Some(status)
@@ -434,7 +198,7 @@ fn a_user_and_a_password_are_given_to_an_etcd_that_asks_for_them() {
 
 #[test]
 fn etcd_is_spoken_to_by_tls_with_a_certificate_of_this_nodes() {
-    let etcd = Etcd::start_with(Some(Certificates::new()));
+    let etcd = Etcd::start_with(Some(Certificates::new()), &[]);
     let (address, certificates) = etcd.tls.as_ref().expect("it was asked for");
     let url = format!("https://{address}");
     let config = |name: &str, text: String| {
@@ -486,4 +250,141 @@ fn another_endpoint_is_asked_where_one_is_gone() {
     started
         .watch()
         .view_where(|view| is(view, "late", "up") && !view.is_stale());
+}
+
+#[test]
+fn of_three_members_one_may_be_lost_and_not_two() {
+    let mut members = Etcd::start_three();
+    let url = |order: [usize; 3]| order.map(|at| members[at].url()).join(",");
+    let urls = [url([0, 1, 2]), url([1, 2, 0])];
+    let start = |name: &str, urls: &str| Node::start(name, &[], &["--etcd", urls]);
+    let nodes = [start("n1", &urls[0]), start("n2", &urls[1])];
+    let watches = nodes.each_ref().map(Node::watch);
+    let mut publisher = Publisher::new();
+    let kept = publisher.publish(nodes[0].sip, "p1", 1, 600).tag();
+    for watch in &watches {
+        watch.view_where(|view| ["p1", "n1", "n2"].iter().all(|id| is(view, id, "up")));
+    }
+    // The first node's member; it may be the one that leads.
+    members[0].kill();
+    // An election takes a second or two, in which a PUBLISH may be refused.
+    let until = Instant::now() + PATIENCE;
+    while publisher.publish(nodes[0].sip, "p2", 1, 600).status != 200 {
+        assert!(Instant::now() < until);
+    }
+    for watch in &watches {
+        watch.view_where(|view| is(view, "p2", "up") && is(view, "n1", "up") && !view.is_stale());
+    }
+    members[1].kill();
+    for watch in &watches {
+        watch.view_where(View::is_stale);
+    }
+    assert_eq!(publisher.publish(nodes[1].sip, "p3", 1, 600).status, 503);
+    let newer = publisher.refresh(nodes[1].sip, &kept, 600).tag();
+    members[1].restart();
+    for watch in &watches {
+        let view = watch.view_where(|view| !view.is_stale() && is(view, "n1", "up"));
+        assert!(is(&view, "p1", "up") && is(&view, "p2", "up"));
+        assert_eq!(view.status("p3"), None);
+    }
+    assert_eq!(publisher.refresh(nodes[0].sip, &newer, 600).status, 200);
+}
+
+#[test]
+fn a_watch_that_falls_silent_is_begun_anew() {
+    let etcd = Etcd::start();
+    let bridge = Bridge::to(etcd.address);
+    let url = format!("http://{}", bridge.address);
+    let node = Node::start("n1", &[], &["--etcd", &url]);
+    let other = etcd.node("n2", &[]);
+    let watch = node.watch();
+    watch.view_where(|view| is(view, "n2", "up") && !view.is_stale());
+    bridge.mute_watches();
+    let mut publisher = Publisher::new();
+    publisher.publish(other.sip, "p1", 1, 600).tag();
+    // What is written goes its way, and what the watch does not show of it tells.
+    publisher.publish(node.sip, "p2", 1, 600).tag();
+    other.watch().status("p2", "up");
+    node.await_log("does not show what this node wrote");
+    bridge.unmute();
+    watch.view_where(|view| is(view, "p1", "up") && is(view, "p2", "up"));
+}
+
+#[test]
+fn a_store_that_is_full_takes_nothing_new_and_loses_nothing() {
+    let etcd = Etcd::start_with(None, &["--quota-backend-bytes", "4194304"]);
+    let node = etcd.node("n1", &[]);
+    let watch = node.watch();
+    let mut publisher = Publisher::new();
+    let kept = publisher.publish(node.sip, "kept", 1, 600).tag();
+    watch.status("kept", "up");
+    let filler = STANDARD.encode(vec![b'x'; 1 << 20]);
+    let fill = |number: u32| {
+        let key = STANDARD.encode(format!("/filler/{number}"));
+        call(
+            etcd.address,
+            "kv/put",
+            &json!({ "key": key, "value": filler }),
+        )
+        .is_some()
+    };
+    assert!((0..100).any(|number| !fill(number)), "it is never full");
+    let refused = publisher.publish(node.sip, "new", 1, 600);
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    assert!(refused.text.contains("Retry-After: "), "{}", refused.text);
+    let newer = publisher.refresh(node.sip, &kept, 900).tag();
+    // The refresh is to be written, and is refused for so long that the store is away.
+    let view = watch.view_where(View::is_stale);
+    assert!(is(&view, "kept", "up") && view.status("new").is_none());
+    // Who runs it makes room.
+    etcd.call(
+        "kv/deleterange",
+        &json!({ "key": STANDARD.encode("/filler/"), "range_end": STANDARD.encode("/filler0") }),
+    );
+    let now = etcd.call("kv/range", &json!({ "key": "YQ==" }));
+    etcd.call(
+        "kv/compaction",
+        &json!({ "revision": now["header"]["revision"], "physical": true }),
+    );
+    etcd.call("maintenance/defragment", &json!({}));
+    let raised = etcd.call("maintenance/alarm", &json!({ "action": "GET" }));
+    let member = &raised["alarms"][0]["memberID"];
+    etcd.call(
+        "maintenance/alarm",
+        &json!({ "action": "DEACTIVATE", "alarm": "NOSPACE", "memberID": member }),
+    );
+    let until = Instant::now() + 2 * PATIENCE;
+    while publisher.publish(node.sip, "new", 1, 600).status != 200 {
+        assert!(Instant::now() < until, "{}", node.process.log());
+        thread::sleep(Duration::from_millis(200));
+    }
+    assert_eq!(publisher.refresh(node.sip, &newer, 600).status, 200);
+    let late = etcd.node("n2", &[]);
+    late.watch()
+        .view_where(|view| is(view, "kept", "up") && is(view, "new", "up"));
+}
+
+#[test]
+fn what_a_store_put_back_to_an_older_state_has_forgotten_it_is_told_again() {
+    let mut etcd = Etcd::start();
+    let node = etcd.node("n1", &[]);
+    let watch = node.watch();
+    let mut publisher = Publisher::new();
+    publisher.publish(node.sip, "early", 1, 600).tag();
+    watch.status("early", "up");
+    etcd.kill();
+    let backup = etcd.back_up();
+    etcd.restart();
+    watch.view_where(|view| !view.is_stale());
+    let late = publisher.publish(node.sip, "late", 1, 600).tag();
+    watch.status("late", "up");
+    etcd.kill();
+    watch.view_where(View::is_stale);
+    etcd.restart_with(backup);
+    watch.view_where(|view| !view.is_stale() && is(view, "late", "up"));
+    let other = etcd.node("n2", &[]);
+    other
+        .watch()
+        .view_where(|view| is(view, "early", "up") && is(view, "late", "up"));
+    assert_eq!(publisher.refresh(other.sip, &late, 600).status, 200);
 }

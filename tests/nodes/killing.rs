@@ -8,8 +8,8 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-use crate::etcd::Etcd;
 use crate::farm::{Node, Publisher};
+use crate::store::Etcd;
 
 const SERVERS: usize = 12;
 const PUBLICATIONS: usize = 240;

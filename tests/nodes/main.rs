@@ -10,6 +10,7 @@ mod probing;
 #[allow(dead_code, reason = "shared with the tests of the tools")]
 mod process;
 mod rogue;
+mod store;
 
 use std::time::{Duration, Instant};
 
@@ -121,6 +122,34 @@ fn a_node_that_is_told_to_end_says_so_lets_its_subscribers_go_and_is_gone() {
     assert!(!end.contains("retry-after"), "{end}");
     watch.status("n2", "deleted");
     assert_eq!(second.process.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_draining_node_sends_nobody_to_one_that_has_died_meanwhile() {
+    let mut others = Node::farm(2);
+    let draining = Node::start("n3", &[others[0].gossip], &["--drain-time", "60s"]);
+    draining.watch().view_where(|view| {
+        ["n1", "n2", "n3"]
+            .iter()
+            .all(|id| view.status(id) == Some("up"))
+    });
+    let mut entity = Entity::subscribe(draining.sip);
+    draining.process.signal(Signal::TERM);
+    let named = |node: &Node| format!(":{};maddr=", node.sip.port());
+    let (dies, stays) = (named(&others[0]), named(&others[1]));
+    let mut moved_where = |wanted: &dyn Fn(&str) -> bool| {
+        let until = Instant::now() + process::PATIENCE;
+        loop {
+            let moved = entity.request(draining.sip, 600);
+            if moved.starts_with("SIP/2.0 302 ") && wanted(&moved) {
+                return;
+            }
+            assert!(Instant::now() < until, "{moved}");
+        }
+    };
+    moved_where(&|moved| moved.contains(&dies) && moved.contains(&stays));
+    others.remove(0).kill();
+    moved_where(&|moved| !moved.contains(&dies) && moved.contains(&stays));
 }
 
 #[test]

@@ -40,6 +40,8 @@ const NEWS: usize = 256;
 /// A store that refuses what is written for so long is away, and is tried again after that.
 const REFUSES_FOR: Duration = Duration::from_secs(3);
 const REFUSES_UNTIL: Duration = Duration::from_secs(30);
+/// The watch shows what this node has written within this, or it stands no more.
+const SHOWN_WITHIN: Duration = Duration::from_secs(3);
 /// What nobody remembers any more is deleted from the store so long after it was last spoken of.
 const FORGOTTEN_MS: u64 = 3_600_000;
 
@@ -148,9 +150,12 @@ pub async fn live(
         write_from: Instant::now(),
         refuses_since: None,
         is_twin: false,
+        followed: 0,
+        unshown: None,
         began: Instant::now(),
     };
     loop {
+        let shown_by = engine.unshown.map(|(_, by)| by);
         tokio::select! {
             told = inbox.recv() => match told {
                 None | Some(ToCluster::Leave) => break,
@@ -164,6 +169,9 @@ pub async fn live(
             }
             () = sleep_until(engine.write_from), if Instant::now() < engine.write_from => {
                 engine.find_back().await;
+            }
+            () = sleep_until(shown_by.unwrap_or_else(Instant::now)), if shown_by.is_some() => {
+                engine.watch_anew();
             }
         }
         engine.write().await;
@@ -316,6 +324,10 @@ struct Engine<'e> {
     refuses_since: Option<Instant>,
     /// Another process has this node's name in the store, and that was said.
     is_twin: bool,
+    /// The last revision that the watch has shown.
+    followed: i64,
+    /// The first revision written that the watch has not shown yet, and by when it has to.
+    unshown: Option<(i64, Instant)>,
     began: Instant,
 }
 
@@ -378,6 +390,8 @@ impl Engine<'_> {
                 self.others = nodes.map(Arc::from).collect();
                 self.others.remove(&self.settings.node);
                 self.writes.forget();
+                self.followed = revision;
+                self.unshown = None;
                 self.read(all).await;
                 info!(revision, others = self.others.len(), "etcd is read");
                 self.follows = true;
@@ -397,6 +411,10 @@ impl Engine<'_> {
                     .filter_map(|one| self.keys.node(&one.key))
                     .filter(|node| **node != *self.settings.node);
                 self.others.extend(entered.map(Arc::from));
+                self.followed = self.followed.max(changes.revision);
+                self.unshown = self
+                    .unshown
+                    .filter(|(revision, _)| *revision > self.followed);
                 self.read(changes.set).await;
                 self.follows = true;
                 self.find_back().await;
@@ -404,6 +422,7 @@ impl Engine<'_> {
             }
             News::Astray(error) => {
                 self.follows = false;
+                self.unshown = None;
                 self.lose(&error).await;
             }
             News::Present(lease) => {
@@ -482,6 +501,14 @@ impl Engine<'_> {
         }
     }
 
+    /// The member that the watch stands at has fallen silent: another may have taken the write.
+    fn watch_anew(&mut self) {
+        warn!("etcd's watch does not show what this node wrote: it is begun anew");
+        self.counters.lock().cluster_store_failures += 1;
+        self.unshown = None;
+        self.store.turned.notify_one();
+    }
+
     /// Values of servers.
     async fn read(&mut self, values: Vec<KeyValue>) {
         let mut records = Vec::new();
@@ -530,6 +557,11 @@ impl Engine<'_> {
         match done {
             Done::Write(write, Ok(Set::Done(revision))) => {
                 self.refuses_since = None;
+                // The watch may have been faster than the answer.
+                if revision > self.followed {
+                    self.unshown
+                        .get_or_insert((revision, Instant::now() + SHOWN_WITHIN));
+                }
                 self.writes.written(&write, revision);
             }
             Done::Write(write, Ok(Set::Otherwise(there))) => {
@@ -550,7 +582,8 @@ impl Engine<'_> {
                 for ticket in self.writes.failed(&write) {
                     self.give(FromCluster::Unkept { ticket }).await;
                 }
-                self.write_from = Instant::now() + AGAIN;
+                // Others of its time may fail after the one that found the store away.
+                self.write_from = self.write_from.max(Instant::now() + AGAIN);
                 if since.elapsed() > REFUSES_FOR {
                     self.refuses_since = None;
                     self.write_from = Instant::now() + REFUSES_UNTIL;

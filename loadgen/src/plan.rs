@@ -14,6 +14,9 @@ pub struct Flags {
     /// Where the notifiers listen (UDP); entities go round robin over several.
     #[arg(long, required = true, num_args = 1.., value_name = "ADDRESS:PORT")]
     target: Vec<SocketAddr>,
+    /// Where the simulated servers publish (UDP), in turn over several. Default: the targets.
+    #[arg(long, num_args = 1.., value_name = "ADDRESS:PORT")]
+    publish_to: Vec<SocketAddr>,
     /// How many entities subscribe.
     #[arg(long, value_parser = whole::<u32>(1, 16_000_000))]
     entities: u32,
@@ -231,7 +234,7 @@ pub enum Refusal {
     Cores,
     #[error("--format is of --event SIPserver alone: presence has PIDF")]
     Format,
-    #[error("--target: all must be IPv4, or all IPv6")]
+    #[error("--target and --publish-to: all must be IPv4, or all IPv6")]
     MixedTargets,
     #[error(
         "--own-address and --hops need IPv4 targets on the loopback: only there are many addresses local"
@@ -243,6 +246,7 @@ pub enum Refusal {
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub targets: Vec<SocketAddr>,
+    pub publish_to: Vec<SocketAddr>,
     pub entities: u32,
     pub sockets: u16,
     /// How many addresses of 127.0.0.0/8 the entities stand behind; `None`: the sockets' own.
@@ -273,9 +277,8 @@ pub struct Plan {
 impl Plan {
     pub fn check(flags: Flags) -> Result<Plan, Refusal> {
         let first = flags.target[0].ip();
-        if flags
-            .target
-            .iter()
+        if (flags.target.iter())
+            .chain(&flags.publish_to)
             .any(|target| target.is_ipv4() != first.is_ipv4())
         {
             return Err(Refusal::MixedTargets);
@@ -298,8 +301,13 @@ impl Plan {
             (Event::Presence, Some(_)) => return Err(Refusal::Format),
         };
         let threads = Share::crews(threads(&flags), flags.entities, hops, flags.sockets.into());
+        let publish_to = match &flags.publish_to[..] {
+            [] => flags.target.clone(),
+            _ => flags.publish_to,
+        };
         Ok(Plan {
             targets: flags.target,
+            publish_to,
             entities: flags.entities,
             sockets: flags.sockets,
             hops,
@@ -380,12 +388,13 @@ pub mod tests {
             Refusal::MixedTargets
         );
         assert_eq!(
-            check("--target 127.0.0.1:1 127.0.0.2:1")
-                .unwrap()
-                .targets
-                .len(),
-            2
+            check("--target 127.0.0.1:1 --publish-to [::1]:1").unwrap_err(),
+            Refusal::MixedTargets
         );
+        let both = check("--target 127.0.0.1:1 127.0.0.2:1").unwrap();
+        assert_eq!((both.targets.len(), both.publish_to.len()), (2, 2));
+        let apart = check("--target 127.0.0.1:1 127.0.0.2:1 --publish-to 127.0.0.3:1").unwrap();
+        assert_eq!((apart.targets.len(), apart.publish_to.len()), (2, 1));
     }
 
     #[test]

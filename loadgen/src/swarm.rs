@@ -144,7 +144,7 @@ impl<'a> Conductor<'a> {
         let endpoint = Endpoint::bind(local)?;
         let poll = Poll::readable(std::iter::once(&endpoint));
         let from = SocketAddr::new(local, endpoint.port());
-        let targets = plan.targets.iter().cycle().copied();
+        let targets = plan.publish_to.iter().cycle().copied();
         let publisher = Publisher::new(
             endpoint,
             from,

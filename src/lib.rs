@@ -11,9 +11,12 @@
 //! | [`control`] | the control thread: TCP, compositor, other nodes, lookups, signals | datagrams |
 //! | [`shard`] | one core's turn: joins `io` and `notifier` | SIP, views |
 //! | [`config`] | file and flags to one checked [`config::Config`] | what the settings do |
-//! | [`publish`], [`watch`] | the tools: an agent, a socket and a terminal | the protocol |
+//! | [`publish`], [`watch`], [`pick`], [`adapt`] | the tools: an agent, a socket and a terminal | the protocol |
 //! | [`session`], [`tool`], [`load`], [`log`] | what drives an agent; what the tools share; this machine's load; log lines | the protocol |
-//! | [`publisher`], [`subscriber`], [`client`] | the other side: publication and subscription as pure cores | sockets, clocks |
+//! | [`redirect`] | 302 to the servers that take a request (RFC 3261 8.3) | sockets, clocks, notifiers |
+//! | [`subscriber`] | subscriptions at several notifiers as one table, for programs and tools | the protocol |
+//! | [`resolver`] | SIP servers by name (RFC 3263) | dialogs |
+//! | [`publisher`], [`subscription`], [`client`] | the other side: publication, subscription, which notifiers and which server, as pure cores | sockets, clocks |
 //! | [`notifier`] | one shard of subscriptions (RFC 6665) | sockets, threads, clocks |
 //! | [`cluster`] | how nodes share what their compositors know | SIP, subscribers |
 //! | [`probe`] | servers that do not publish, asked whether they live | sockets, clocks, tables |
@@ -24,6 +27,7 @@
 //! | [`rendezvous`] | which of several names answers for a key | what the names are |
 //! | [`wire`] | flows and datagrams, which `io` and `notifier` both speak of | everything else |
 
+pub mod adapt;
 pub mod client;
 pub mod cluster;
 pub mod compositor;
@@ -36,15 +40,19 @@ pub mod io;
 pub mod load;
 pub mod log;
 pub mod notifier;
+pub mod pick;
 pub mod probe;
 pub mod publish;
 pub mod publisher;
+pub mod redirect;
 pub mod rendezvous;
+pub mod resolver;
 pub mod server;
 pub mod session;
 pub mod shard;
 pub mod sip;
 pub mod subscriber;
+pub mod subscription;
 pub mod tool;
 pub mod watch;
 pub mod wire;

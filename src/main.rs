@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use fanfare::config::{self, Config};
-use fanfare::{log, publish, server, tool, watch};
+use fanfare::{adapt, log, pick, publish, server, tool, watch};
 use mimalloc::MiMalloc;
 
 #[global_allocator]
@@ -30,6 +30,10 @@ enum Command {
     Publish(publish::Arguments),
     /// Subscribe and show the table of servers as it changes
     Watch(watch::Arguments),
+    /// Say which server new work should go to, by status, priority, weight and load
+    Pick(pick::Arguments),
+    /// Let equipment profit that knows nothing of service information
+    Adapt(adapt::Arguments),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +84,8 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Publish(arguments) => tool::drive(publish::run(arguments))?,
         Command::Watch(arguments) => tool::drive(watch::run(arguments))?,
+        Command::Adapt(arguments) => tool::drive(adapt::run(arguments))?,
+        Command::Pick(arguments) => tool::drive(pick::run(arguments))?,
     }
     Ok(())
 }

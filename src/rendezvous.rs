@@ -19,6 +19,11 @@ pub fn rendezvous<'n, N: AsRef<str>>(
     names.into_iter().max_by_key(|name| order(name))
 }
 
+/// A digest of texts, in this order. Not secret, unless one of them is.
+pub fn digest(first: &str, rest: &[&str]) -> u64 {
+    weight(first, rest)
+}
+
 fn weight(name: &str, key: &[&str]) -> u64 {
     let mut hasher = SipHasher13::new_with_key(&[0; 16]);
     for part in std::iter::once(&name).chain(key) {
@@ -26,6 +31,24 @@ fn weight(name: &str, key: &[&str]) -> u64 {
         hasher.write(part.as_bytes());
     }
     hasher.finish()
+}
+
+/// The same where the names are to have shares of the keys as their weights say. A name without weight has none.
+pub fn weighted<'n, N: AsRef<str>>(
+    names: impl IntoIterator<Item = (&'n N, u32)>,
+    key: &[&str],
+) -> Option<&'n N> {
+    // The first of exponential arrivals at these rates: each comes first as often as its share of the rates is.
+    let arrival = |name: &N, rate: u32| {
+        let uniform = (weight(name.as_ref(), key) >> 11) as f64 + 0.5;
+        -(uniform / (1u64 << 53) as f64).ln() / f64::from(rate)
+    };
+    let names = names.into_iter().filter(|(_, rate)| *rate > 0);
+    let first = names.min_by(|(one, one_rate), (other, other_rate)| {
+        let order = arrival(one, *one_rate).total_cmp(&arrival(other, *other_rate));
+        order.then_with(|| one.as_ref().cmp(other.as_ref()))
+    });
+    first.map(|(name, _)| name)
 }
 
 #[cfg(test)]
@@ -51,5 +74,30 @@ mod tests {
                 .all(|key| owner(&names, key) == owner(&reversed, key))
         );
         assert_eq!(rendezvous::<String>(&[], &["p1"]), None);
+    }
+
+    #[test]
+    fn shares_are_as_the_weights_say_and_only_the_keys_of_who_goes_move() {
+        let names: Vec<(String, u32)> = [("a", 10), ("b", 30), ("c", 60), ("d", 0)]
+            .map(|(name, rate)| (name.to_owned(), rate))
+            .into();
+        let keys: Vec<String> = (0..10_000).map(|number| format!("k{number}")).collect();
+        let owner = |names: &[(String, u32)], key: &String| {
+            let names = names.iter().map(|(name, rate)| (name, *rate));
+            weighted(names, &[key]).cloned().expect("some have weight")
+        };
+        for (name, rate) in &names {
+            let own = keys
+                .iter()
+                .filter(|key| owner(&names, key) == *name)
+                .count();
+            let share = own as f64 / 100.0;
+            assert!((share - f64::from(*rate)).abs() <= 1.5, "{name}: {share} %");
+        }
+        for key in &keys {
+            let (before, after) = (owner(&names, key), owner(&names[..2], key));
+            assert!(before == after || before == "c");
+        }
+        assert_eq!(weighted([(&"a", 0)], &["k"]), None);
     }
 }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, Interval, interval, sleep_until};
 
 use crate::client::{Agent, Outgoing};
@@ -39,19 +40,53 @@ pub struct Session<A> {
     epoch: Instant,
     stop_by: Option<Instant>,
     ticks: Interval,
-    signals: Signals,
+    ends: Ends,
+}
+
+/// Who says that it shall end.
+#[derive(Debug)]
+enum Ends {
+    Signals(Signals),
+    /// By a word, or by going away.
+    Owner(Option<oneshot::Receiver<()>>),
+}
+
+impl Ends {
+    async fn next(&mut self) -> End {
+        match self {
+            Ends::Signals(signals) => signals.next().await,
+            Ends::Owner(owner) => {
+                let Some(word) = owner else {
+                    return std::future::pending().await;
+                };
+                let _ = word.await;
+                *owner = None;
+                End::Stop
+            }
+        }
+    }
 }
 
 impl<A: Agent> Session<A> {
+    /// It ends on SIGINT and SIGTERM.
     pub fn new(agent: A, link: Link) -> io::Result<Self> {
-        Ok(Session {
+        Ok(Session::until(agent, link, Ends::Signals(Signals::new()?)))
+    }
+
+    /// It ends when its owner says so, or is gone.
+    pub fn owned(agent: A, link: Link, owner: oneshot::Receiver<()>) -> Self {
+        Session::until(agent, link, Ends::Owner(Some(owner)))
+    }
+
+    fn until(agent: A, link: Link, ends: Ends) -> Self {
+        Session {
             agent,
             link,
             epoch: Instant::now(),
             stop_by: None,
             ticks: interval(Duration::from_secs(1)),
-            signals: Signals::new()?,
-        })
+            ends,
+        }
     }
 
     /// The agent's clock.
@@ -84,15 +119,22 @@ impl<A: Agent> Session<A> {
             let wake = self
                 .stop_by
                 .map_or(now + wait, |stop_by| stop_by.min(now + wait));
-            tokio::select! {
-                received = self.link.receive() => self.received(received),
-                () = sleep_until(wake) => {}
+            let stops = tokio::select! {
+                received = self.link.receive() => {
+                    self.received(received);
+                    false
+                }
+                () = sleep_until(wake) => false,
                 _ = self.ticks.tick() => return Happening::Tick,
-                _ = self.signals.window.recv() => return Happening::Resized,
-                () = stop(&mut self.signals.interrupt, &mut self.signals.terminate) => match self.stop_by {
-                    Some(_) => return Happening::Killed,
-                    None => self.stop(),
+                end = self.ends.next() => match end {
+                    End::Resized => return Happening::Resized,
+                    End::Stop => true,
                 },
+            };
+            match self.stop_by {
+                Some(_) if stops => return Happening::Killed,
+                None if stops => self.stop(),
+                _ => {}
             }
         }
     }
@@ -133,27 +175,37 @@ impl<A: Agent> Session<A> {
     }
 }
 
+/// What a process is told from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// SIGINT or SIGTERM.
+    Stop,
+    /// The terminal has another size.
+    Resized,
+}
+
 #[derive(Debug)]
-struct Signals {
+pub struct Signals {
     interrupt: Signal,
     terminate: Signal,
     window: Signal,
 }
 
 impl Signals {
-    fn new() -> io::Result<Self> {
+    pub fn new() -> io::Result<Self> {
         Ok(Signals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             window: signal(SignalKind::window_change())?,
         })
     }
-}
 
-/// SIGINT or SIGTERM.
-async fn stop(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+    /// The next signal. May be given up at any await.
+    pub async fn next(&mut self) -> End {
+        tokio::select! {
+            _ = self.interrupt.recv() => End::Stop,
+            _ = self.terminate.recv() => End::Stop,
+            _ = self.window.recv() => End::Resized,
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! What the tools `publish` and `watch` have in common on the command line and at their end. Knows neither of them.
+//! What the tools have in common on the command line and at their end. Knows none of them.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,8 +7,12 @@ use clap::ValueEnum;
 
 use crate::client::Refusal;
 use crate::config;
+use crate::info::is_id;
+use crate::notifier::names::Target;
+use crate::resolver;
 use crate::session::link::{Link, resolve};
-use crate::subscriber::Ending;
+use crate::subscriber::Loss;
+use crate::subscription::Ending;
 use crate::wire::Transport;
 
 /// Why a tool ends without having done what it was asked.
@@ -32,6 +36,11 @@ pub enum ToolError {
     Terminated { peer: String, ending: Ending },
     #[error("{peer}: no view within {seconds} s")]
     Silent { peer: String, seconds: u64 },
+    #[error("{peer}: {problem}")]
+    Unreachable { peer: String, problem: String },
+    /// Servers are known, and none of them takes this work.
+    #[error("nothing to pick: {0}")]
+    NothingToPick(String),
 }
 
 impl ToolError {
@@ -39,7 +48,7 @@ impl ToolError {
     pub fn exit_status(&self) -> u8 {
         match self {
             ToolError::Argument { .. } => 2,
-            ToolError::Silent { .. } => 3,
+            ToolError::Silent { .. } | ToolError::NothingToPick(_) => 3,
             _ => 1,
         }
     }
@@ -71,6 +80,12 @@ pub fn domain(text: &str) -> Result<String, &'static str> {
     domain.map(String::from)
 }
 
+/// A service as a flag's value.
+pub fn service(text: &str) -> Result<Box<str>, &'static str> {
+    let allowed = "allowed: 1 to 64 of letters, digits, '.', '_', '-'";
+    is_id(text).then(|| text.into()).ok_or(allowed)
+}
+
 /// Opens the way to the peer that a flag names.
 pub async fn open(flag: &'static str, peer: &str, transport: Transport) -> Result<Link, ToolError> {
     let unusable = |error: io::Error| ToolError::Argument {
@@ -80,6 +95,56 @@ pub async fn open(flag: &'static str, peer: &str, transport: Transport) -> Resul
     };
     let address: SocketAddr = resolve(peer).map_err(unusable)?;
     Link::open(address, transport).await.map_err(unusable)
+}
+
+/// The notifiers that a flag names: addresses, hosts with a port, or domains that are looked up by RFC 3263.
+pub async fn notifiers(
+    flag: &'static str,
+    peers: &[String],
+    transport: Transport,
+) -> Result<Vec<SocketAddr>, ToolError> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for peer in peers {
+        let is_domain = !peer.contains(':') && peer.parse::<std::net::IpAddr>().is_err();
+        let mut addresses = Vec::new();
+        if is_domain && let Ok(resolver) = resolver::open(&[]) {
+            let target = Target {
+                host: peer.as_str().into(),
+                port: None,
+                transport: None,
+            };
+            let location = resolver::locate(&resolver, &target).await;
+            let fitting = location.addresses.into_iter();
+            addresses.extend(fitting.filter(|(by, _)| *by == transport).map(|(_, at)| at));
+        }
+        if addresses.is_empty() {
+            addresses.push(resolve(peer).map_err(|error| ToolError::Argument {
+                flag,
+                value: peer.clone(),
+                problem: error.to_string(),
+            })?);
+        }
+        let new: Vec<_> = addresses
+            .into_iter()
+            .filter(|at| !found.contains(at))
+            .collect();
+        found.extend(new);
+    }
+    Ok(found)
+}
+
+/// Why a tool ends when nobody takes its subscription.
+pub fn over(at: SocketAddr, loss: Loss) -> ToolError {
+    let peer = at.to_string();
+    match loss {
+        Loss::Refused(refusal) => ToolError::Refused { peer, refusal },
+        Loss::Terminated(ending) => ToolError::Terminated { peer, ending },
+        Loss::Unreachable(problem) => ToolError::Unreachable { peer, problem },
+        Loss::Done => ToolError::Terminated {
+            peer,
+            ending: Ending::Unknown,
+        },
+    }
 }
 
 /// Runs a tool to its end, on this thread.

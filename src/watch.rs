@@ -1,5 +1,5 @@
-//! `fanfare watch`: subscribes and shows the table, on a terminal, as lines of text or as JSON. Joins the subscription's
-//! core to a socket and to standard output. Knows nothing of the protocol.
+//! `fanfare watch`: subscribes and shows the table, on a terminal, as lines of text or as JSON. Joins a follower to standard
+//! output. Knows nothing of the protocol.
 
 mod json;
 mod screen;
@@ -9,13 +9,13 @@ use std::io::{self, IsTerminal, Write, stdout};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
-use tokio::time::Instant;
+use tokio::time::{Instant, interval};
 
-use crate::client::Chance;
-use crate::info::{Filter, is_id};
-use crate::session::{Happening, Session};
-use crate::subscriber::{Event, Subscription, Wish};
-use crate::tool::{self, ToolError, TransportArgument};
+use crate::info::Filter;
+use crate::session::{End, Signals};
+use crate::subscriber::{Follower, Loss, News, Settings};
+use crate::subscription::Wish;
+use crate::tool::{self, ToolError, TransportArgument, over};
 use crate::wire::Transport;
 use screen::Screen;
 use text::Header;
@@ -23,17 +23,26 @@ use text::Header;
 /// How long `--once` waits for its view: four sendings of a SUBSCRIBE, the last at 7.5 s.
 const ONCE_MOST: Duration = Duration::from_secs(8);
 
+/// How long the end of the subscriptions may take once it was asked for.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
+
 /// Flags of `fanfare watch`.
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// Notifier, or proxy on the way to it, to subscribe at
-    #[arg(long, value_name = "HOST[:PORT]", default_value = "127.0.0.1:5060")]
-    via: String,
+    /// Notifier, or proxy on the way to it, to subscribe at; several are watched together (repeatable, or with commas). A
+    /// domain is looked up by NAPTR and SRV
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        default_value = "127.0.0.1:5060",
+        value_delimiter = ','
+    )]
+    via: Vec<String>,
     /// Domain whose servers are shown
     #[arg(long, value_name = "NAME", value_parser = tool::domain)]
     domain: String,
     /// Show only servers that offer this service (repeatable: one of these)
-    #[arg(long, value_name = "NAME", value_parser = service)]
+    #[arg(long, value_name = "NAME", value_parser = tool::service)]
     service: Vec<Box<str>>,
     /// Write one JSON object a view, a line each
     #[arg(long)]
@@ -47,11 +56,6 @@ pub struct Arguments {
     /// Transport of the subscription
     #[arg(long, default_value = "udp")]
     transport: TransportArgument,
-}
-
-fn service(text: &str) -> Result<Box<str>, &'static str> {
-    let allowed = "allowed: 1 to 64 of letters, digits, '.', '_', '-'";
-    is_id(text).then(|| text.into()).ok_or(allowed)
 }
 
 impl Arguments {
@@ -79,23 +83,29 @@ enum Output {
     Screen(Screen),
 }
 
-/// Watches until a signal comes, standard output closes, or the notifier refuses.
+/// Watches until a signal comes, standard output closes, or every notifier refuses.
 pub async fn run(arguments: Arguments) -> Result<(), ToolError> {
     let wish = arguments.wish()?;
     let transport = Transport::from(arguments.transport);
-    let link = tool::open("--via", &arguments.via, transport).await?;
-    let subscription = Subscription::new(wish, link.local(), Chance::new(rand::random()));
-    let session = Session::new(subscription, link).map_err(ToolError::io("signals"))?;
+    let via = tool::notifiers("--via", &arguments.via, transport).await?;
+    let signals = Signals::new().map_err(ToolError::io("signals"))?;
     let output = match (arguments.json, arguments.once || !stdout().is_terminal()) {
         (true, _) => Output::Json,
         (false, true) => Output::Lines,
         (false, false) => Output::Screen(Screen::open().map_err(ToolError::io("terminal"))?),
     };
     let watch = Watch {
-        session,
+        follower: Follower::new(Settings {
+            notifiers: arguments.via.len(),
+            via,
+            transport,
+            wish,
+        }),
+        signals,
         output,
         notified: None,
         trouble: None,
+        peers: arguments.via.join(", "),
         arguments,
     };
     watch.run().await
@@ -103,7 +113,10 @@ pub async fn run(arguments: Arguments) -> Result<(), ToolError> {
 
 struct Watch {
     arguments: Arguments,
-    session: Session<Subscription>,
+    /// Who was named to begin with.
+    peers: String,
+    follower: Follower,
+    signals: Signals,
     output: Output,
     /// When the last NOTIFY came.
     notified: Option<Instant>,
@@ -114,59 +127,88 @@ struct Watch {
 impl Watch {
     async fn run(mut self) -> Result<(), ToolError> {
         let begun = Instant::now();
-        let peer = self.arguments.via.clone();
+        let mut ticks = interval(Duration::from_secs(1));
+        let mut stop_by: Option<Instant> = None;
         loop {
-            let written = match self.session.next().await {
-                Happening::Event(Event::Refused(refusal)) => {
-                    return Err(ToolError::Refused { peer, refusal });
+            if stop_by.is_some_and(|stop_by| Instant::now() >= stop_by) {
+                return Ok(());
+            }
+            let written = tokio::select! {
+                news = self.follower.next() => match news {
+                    None => return Ok(()),
+                    Some(News::View) => {
+                        let shown = self.view();
+                        if self.arguments.once && shown.is_ok() {
+                            self.follower.stop();
+                        }
+                        shown
+                    }
+                    Some(News::Over(at, loss)) => return Err(over(at, loss)),
+                    Some(news) => self.hear(news),
+                },
+                end = self.signals.next() => match end {
+                    // A second signal: nothing more is to be waited for.
+                    End::Stop if stop_by.is_some() => return Ok(()),
+                    End::Stop => {
+                        stop_by = Some(Instant::now() + STOP_WITHIN);
+                        self.follower.stop();
+                        Ok(())
+                    }
+                    End::Resized => self.draw(),
+                },
+                _ = ticks.tick() => {
+                    if self.arguments.once && begun.elapsed() >= ONCE_MOST && stop_by.is_none() {
+                        let (peer, seconds) = (self.peers, ONCE_MOST.as_secs());
+                        return Err(ToolError::Silent { peer, seconds });
+                    }
+                    self.draw()
                 }
-                Happening::Event(Event::Terminated(ending)) => {
-                    return Err(ToolError::Terminated { peer, ending });
-                }
-                Happening::Event(Event::Over) | Happening::Over | Happening::Killed => {
-                    return Ok(());
-                }
-                Happening::Event(event) => self.event(event),
-                Happening::Tick if self.arguments.once && begun.elapsed() >= ONCE_MOST => {
-                    let seconds = ONCE_MOST.as_secs();
-                    return Err(ToolError::Silent { peer, seconds });
-                }
-                Happening::Tick | Happening::Resized => self.draw(),
             };
             match written {
                 Ok(()) => {}
                 // Nobody reads any more: no reason to complain.
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.session.stop(),
+                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {
+                    stop_by.get_or_insert(Instant::now() + STOP_WITHIN);
+                    self.follower.stop();
+                }
                 Err(error) => return Err(ToolError::io("standard output")(error)),
             }
         }
     }
 
-    fn event(&mut self, event: Event) -> io::Result<()> {
-        match event {
-            Event::View => return self.view(),
-            Event::Notified => self.notified = Some(Instant::now()),
-            Event::Failing(trouble) => {
-                let trouble = format!("{}: {trouble}; trying until it works", self.arguments.via);
-                match self.output {
-                    Output::Screen(_) => self.trouble = Some(trouble),
-                    Output::Json | Output::Lines => eprintln!("fanfare: {trouble}"),
-                }
+    fn hear(&mut self, news: News) -> io::Result<()> {
+        match news {
+            News::Notified(_) => self.notified = Some(Instant::now()),
+            News::Failing(at, trouble) => {
+                self.complain(format!("{at}: {trouble}; trying until it works"))
             }
-            Event::Restored => {
+            News::Lost(at, Loss::Unreachable(problem)) => {
+                self.complain(format!("{at}: {problem}; trying until it works"))
+            }
+            News::Lost(at, Loss::Refused(refusal)) => {
+                self.complain(format!("{at}: refused with {refusal}"))
+            }
+            News::Restored(at) => {
                 self.trouble = None;
                 if !matches!(self.output, Output::Screen(_)) {
-                    eprintln!("fanfare: {}: works again", self.arguments.via);
+                    eprintln!("fanfare: {at}: works again");
                 }
             }
-            Event::Refused(_) | Event::Terminated(_) | Event::Over => {}
+            News::View | News::Over(..) | News::Lost(..) => {}
         }
         self.draw()
     }
 
+    fn complain(&mut self, trouble: String) {
+        match self.output {
+            Output::Screen(_) => self.trouble = Some(trouble),
+            Output::Json | Output::Lines => eprintln!("fanfare: {trouble}"),
+        }
+    }
+
     /// Shows a view that was not shown.
     fn view(&mut self) -> io::Result<()> {
-        let table = self.session.agent.table();
+        let table = self.follower.table();
         let now_ms = unix_ms();
         let text = match self.output {
             Output::Screen(_) => return self.draw(),
@@ -182,14 +224,14 @@ impl Watch {
         let Output::Screen(screen) = &self.output else {
             return Ok(());
         };
-        let table = self.session.agent.table();
+        let table = self.follower.table();
         screen.draw(&text::rows(table, &self.header(), unix_ms()))
     }
 
     fn header(&self) -> Header<'_> {
         Header {
             domain: &self.arguments.domain,
-            via: &self.arguments.via,
+            via: &self.peers,
             since_notify_s: self.notified.map(|at| at.elapsed().as_secs()),
             trouble: self.trouble.as_deref(),
         }

@@ -5,7 +5,6 @@ mod connection;
 pub mod connections;
 mod framing;
 mod probes;
-pub mod resolver;
 pub mod stream;
 
 use std::cell::RefCell;
@@ -33,6 +32,7 @@ use crate::notifier::Effect;
 use crate::notifier::drain::Other;
 use crate::notifier::names::{Location, Target};
 use crate::probe::Prober;
+use crate::resolver;
 use crate::shard::{FromShard, Report, ShardHandle, ToShard};
 use crate::wire::{Datagram, Flow, Transport};
 use connections::{Connections, SWEEP_EVERY};
@@ -148,8 +148,13 @@ impl Control {
         }
         let resolver = parts
             .resolve
-            .then(|| resolver(&parts.nameservers))
-            .flatten();
+            .then(|| resolver::open(&parts.nameservers))
+            .and_then(|opened| {
+                let said = opened.inspect_err(
+                    |error| warn!(%error, "no resolver: Contacts with names are refused"),
+                );
+                said.ok()
+            });
         let probes = match parts.prober {
             Some(prober) => Some(Probes::begin(prober).await?),
             None => None,
@@ -553,21 +558,6 @@ async fn from_probes(probes: &Option<Probes>, answer: &mut Vec<u8>) -> SocketAdd
     match probes {
         Some(probes) => probes.receive(answer).await,
         None => std::future::pending().await,
-    }
-}
-
-/// A resolver that asks these name servers, or by the system's configuration.
-fn resolver(nameservers: &[SocketAddr]) -> Option<TokioResolver> {
-    let built = match nameservers {
-        [] => TokioResolver::builder_tokio().and_then(|builder| builder.build()),
-        servers => resolver::asking(servers),
-    };
-    match built {
-        Ok(resolver) => Some(resolver),
-        Err(error) => {
-            warn!(%error, "no resolver: Contacts with names are refused");
-            None
-        }
     }
 }
 

@@ -85,6 +85,46 @@ impl Table {
         self.known.as_ref().is_some_and(|known| known.stale)
     }
 
+    /// What several notifiers say, as one table whose revision is `view`: of each entry what was updated last, deleted
+    /// ones among them (event-package.md, "Merging several notifiers"). It is stale where all of them are.
+    pub fn merged<'t>(tables: impl IntoIterator<Item = &'t Table>, view: u64) -> Table {
+        let mut merged = Table::default();
+        for table in tables {
+            let Some(known) = &table.known else { continue };
+            let all = merged.known.get_or_insert_with(|| Known {
+                notifier: String::new(),
+                version: u32::try_from(view).unwrap_or(u32::MAX),
+                view,
+                ..known.clone()
+            });
+            all.stale &= known.stale;
+            for notifier in known.notifier.split(' ') {
+                if all.notifier.split(' ').all(|known| known != notifier) {
+                    all.notifier = format!("{} {notifier}", all.notifier).trim().to_owned();
+                }
+            }
+            for (id, entry) in &table.entries {
+                let is_newer = |old: &DocumentEntry| entry.updated() > old.updated();
+                if merged.entries.get(id).is_none_or(is_newer) {
+                    merged.entries.insert(Arc::clone(id), entry.clone());
+                }
+            }
+        }
+        merged
+    }
+
+    /// What is not named in it may merely be unknown from now on.
+    pub fn mark_stale(&mut self) {
+        if let Some(known) = &mut self.known {
+            known.stale = true;
+        }
+    }
+
+    /// Whether both say the same of every server.
+    pub fn is_alike(&self, other: &Table) -> bool {
+        self.entries == other.entries && self.is_stale() == other.is_stale()
+    }
+
     /// Takes a document: a full one whatever its version; a partial one only if its version is one more than the last
     /// and its base the table's view; the parts of a full one until all are there. What lacks a required field is a gap.
     pub fn apply(&mut self, document: Document) -> Applied {
@@ -104,6 +144,11 @@ impl Table {
             view,
             stale: document.stale,
         };
+        // A revision never goes back in one life of a notifier.
+        let goes_back = |known: &Known| known.notifier == next.notifier && known.view > next.view;
+        if state == State::Full && self.known.as_ref().is_some_and(goes_back) {
+            return Applied::Gap;
+        }
         match (state, document.part.zip(document.parts)) {
             (State::Full, None) => self.replace(next, by_id(document.entries)),
             (State::Full, Some((part, of))) => self.collect(next, part, of, document.entries),
@@ -131,6 +176,10 @@ impl Table {
     }
 
     fn collect(&mut self, next: Known, part: u32, of: u32, entries: Vec<DocumentEntry>) -> Applied {
+        // Each part has an entry at least: more parts than entries would never end.
+        if of as usize > MAX_ENTRIES {
+            return Applied::Gap;
+        }
         let mut set = match self.parts.take() {
             _ if part == 1 => Parts {
                 last: next.clone(),

@@ -427,6 +427,15 @@ fn push_via_params(out: &mut Vec<u8>, via: &Via<'_>) {
     }
 }
 
+/// RFC 3261 18.2.2 and RFC 3581 4: to the source's address, and to its port if the Via asks so by rport.
+pub fn answer_to(message: &Message<'_>, source: SocketAddr) -> SocketAddr {
+    let via = message.elements(Name::Via).next().and_then(Via::parse);
+    match via {
+        Some(via) if !via.rport => SocketAddr::new(source.ip(), via.port.unwrap_or(5060)),
+        _ => source,
+    }
+}
+
 /// A response begun: takes more header fields, then its end.
 #[derive(Debug)]
 #[must_use = "a response is whole only when finished"]

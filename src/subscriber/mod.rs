@@ -1,306 +1,173 @@
-//! The entity's side: one subscription (RFC 6665 4.1), kept up until it is stopped or refused for good, and the table that
-//! it fills. Pure: time, chance and bytes are given, messages and events are taken. Knows no socket, clock or screen.
+//! Subscriptions at several notifiers over real sockets, as one table: a [`Follower`] for the tools, a [`Subscriber`] in the
+//! background for programs. Knows no SIP: what is decided is decided in `subscription`.
 
-mod asking;
-mod dialog;
-mod notify;
-mod taking;
-#[cfg(test)]
-mod tests;
+mod follower;
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
-use crate::client::{
-    Agent, Backoff, Chance, Due, Local, Outgoing, Refusal, Response, Transaction, Trouble,
-};
-use crate::info::{Filter, Table};
-use crate::sip::scan::{Start, scan};
-use dialog::Dialog;
-pub use notify::Ending;
-use notify::Refused;
+use parking_lot::Mutex;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
-/// A subscription that ends sooner after its beginning is not begun again at once.
-const SHORT_LIFE_MS: u64 = 1_000;
+use crate::client::Chance;
+use crate::info::Table;
+use crate::subscription::{Pick, Picker, Wish, Work};
+use crate::wire::Transport;
 
-/// What is subscribed to.
-#[derive(Debug, Clone)]
-pub struct Wish {
-    pub domain: String,
-    pub filter: Option<Filter>,
-    /// The life to ask for, again and again; 0 fetches the table once (RFC 6665 4.4.3).
-    pub expires_s: u32,
-}
+pub use follower::{Follower, Loss, News, Settings};
 
-/// What happened, for the user to hear.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// The table is another: see [`Subscription::table`].
-    View,
-    /// A NOTIFY was taken, whatever it said.
-    Notified,
-    /// The first of a row of failures; attempts go on.
-    Failing(Trouble),
-    /// It works again.
-    Restored,
-    /// A SUBSCRIBE was refused in a way that trying again would not help: the end.
-    Refused(Refusal),
-    /// The notifier ended the subscription and wants no other: the end.
-    Terminated(Ending),
-    /// The table was fetched, or the subscription ended as was asked: the end.
-    Over,
-}
+/// The life that a subscription asks for, in seconds.
+const EXPIRES_S: u32 = 60;
 
-/// A SUBSCRIBE on its way.
+/// A domain's servers, as several notifiers tell them.
+///
+/// ```no_run
+/// # async fn example() -> Option<()> {
+/// use fanfare::subscriber::Subscriber;
+///
+/// let notifiers = ["192.0.2.1:5060", "192.0.2.2:5060"].map(|at| at.parse().unwrap());
+/// let subscriber = Subscriber::start("example.com", notifiers.into());
+/// let mut changes = subscriber.changes();
+/// changes.next().await?;
+/// let server = subscriber.pick("proxy", Some("alice@example.com"))?;
+/// println!("{} at {}:{}", server.id, server.address.ip, server.address.port);
+/// subscriber.failed(&server.id);
+/// subscriber.stop().await;
+/// # Some(())
+/// # }
+/// ```
+///
+/// With k notifiers subscribed the loss of k - 1 of them is not even a gap in [`view`](Subscriber::view); others are found
+/// in the table itself. A notifier that falls silent, ends, lies or refuses is replaced; as long as nobody serves the last
+/// good table stays, marked stale.
 #[derive(Debug)]
-struct Asked {
-    transaction: Transaction,
-    to: Option<SocketAddr>,
-    /// When the user is told that no answer comes; `None`: was told.
-    silent_ms: Option<u64>,
+pub struct Subscriber {
+    views: watch::Receiver<Arc<Table>>,
+    picker: Mutex<Picker>,
+    epoch: Instant,
+    stop: oneshot::Sender<()>,
+    task: JoinHandle<()>,
 }
 
-#[derive(Debug)]
-enum Phase {
-    /// There is no subscription; the next is asked for then.
-    Waiting {
-        until_ms: u64,
-    },
-    /// No NOTIFY has come; Timer N runs.
-    Opening {
-        notify_by_ms: u64,
-    },
-    Running {
-        refresh_ms: u64,
-        end_ms: u64,
-    },
-    /// Unsubscribed; the last NOTIFY is still to come.
-    Closing,
-    Ended,
-}
-
-/// One subscription after another to one notifier, as one.
-#[derive(Debug)]
-pub struct Subscription {
-    wish: Wish,
-    local: Local,
-    chance: Chance,
-    dialog: Dialog,
-    phase: Phase,
-    asked: Option<Asked>,
-    /// When the present dialog was begun.
-    begun_ms: u64,
-    /// A document was dropped, and the refresh that asks for the whole table has not left.
-    is_gapped: bool,
-    resynced_ms: Option<u64>,
-    table: Table,
-    shown: Option<(String, u64)>,
-    is_failing: bool,
-    backoff: Backoff,
-    outbox: VecDeque<Outgoing>,
-    events: VecDeque<Event>,
-}
-
-impl Subscription {
-    /// Subscribes from the first `advance` on.
-    pub fn new(wish: Wish, local: Local, mut chance: Chance) -> Self {
-        Subscription {
+impl Subscriber {
+    /// Subscribes over UDP at these notifiers, and at others where one of them is lost; at two at least, as soon as the table
+    /// shows another. Wants a tokio runtime, on which it goes on until it is stopped or dropped.
+    pub fn start(domain: &str, notifiers: Vec<SocketAddr>) -> Subscriber {
+        let wish = Wish {
+            domain: domain.to_owned(),
+            filter: None,
+            expires_s: EXPIRES_S,
+        };
+        Subscriber::with(Settings {
+            notifiers: notifiers.len().max(2),
+            via: notifiers,
+            transport: Transport::Udp,
             wish,
-            local,
-            dialog: Dialog::new(&mut chance),
-            chance,
-            phase: Phase::Waiting { until_ms: 0 },
-            asked: None,
-            begun_ms: 0,
-            is_gapped: false,
-            resynced_ms: None,
-            table: Table::new(),
-            shown: None,
-            is_failing: false,
-            backoff: Backoff::default(),
-            outbox: VecDeque::new(),
-            events: VecDeque::new(),
+        })
+    }
+
+    /// The same with every setting named.
+    pub fn with(settings: Settings) -> Subscriber {
+        let (to, views) = watch::channel(Arc::default());
+        let (stop, stopped) = oneshot::channel();
+        Subscriber {
+            views,
+            picker: Mutex::new(Picker::new(Chance::new(rand::random()))),
+            epoch: Instant::now(),
+            stop,
+            task: tokio::spawn(follow(Follower::new(settings), to, stopped)),
         }
     }
 
-    /// What the notifier told, kept also while there is no subscription.
-    pub fn table(&self) -> &Table {
-        &self.table
+    /// The table as it is known now; empty before the first notifier has told it.
+    pub fn view(&self) -> Arc<Table> {
+        Arc::clone(&self.views.borrow())
+    }
+
+    /// The views from the next on; who is slow gets the newest.
+    pub fn changes(&self) -> Changes {
+        let mut views = self.views.clone();
+        // A view that is there already is one to be told.
+        if self.views.borrow().view().is_some() {
+            views.mark_changed();
+        }
+        Changes(views)
+    }
+
+    /// A server for new work of this service: see [`Picker::pick`].
+    pub fn pick(&self, service: &str, key: Option<&str>) -> Option<Pick> {
+        let work = Work {
+            service: Some(service),
+            key,
+            transport: None,
+        };
+        let view = self.view();
+        self.picker.lock().pick(&view, work, self.now_ms())
+    }
+
+    /// This client could not use a server: it picks others for a while.
+    pub fn failed(&self, id: &str) {
+        self.picker.lock().failed(id, self.now_ms());
+    }
+
+    /// It could: what failed before is forgotten.
+    pub fn succeeded(&self, id: &str) {
+        self.picker.lock().succeeded(id);
+    }
+
+    /// Unsubscribes everywhere, which takes 2 s at most.
+    pub async fn stop(self) {
+        drop(self.stop);
+        // It ends in any case.
+        let _ = self.task.await;
+    }
+
+    fn now_ms(&self) -> u64 {
+        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-impl Agent for Subscription {
-    type Event = Event;
+/// The views of a subscriber, as they come.
+#[derive(Debug, Clone)]
+pub struct Changes(watch::Receiver<Arc<Table>>);
 
-    fn next_message(&mut self) -> Option<Outgoing> {
-        self.outbox.pop_front()
-    }
-
-    fn next_event(&mut self) -> Option<Event> {
-        self.events.pop_front()
-    }
-
-    fn deadline_ms(&self) -> Option<u64> {
-        let phase_ms = match self.phase {
-            Phase::Waiting { until_ms } => until_ms,
-            Phase::Opening { notify_by_ms } => notify_by_ms,
-            Phase::Running { end_ms, .. } if self.asked.is_some() => end_ms,
-            Phase::Running { refresh_ms, end_ms } => refresh_ms.min(end_ms),
-            Phase::Closing => u64::MAX,
-            Phase::Ended => return None,
-        };
-        let asked_ms = self.asked.as_ref().map(|asked| {
-            let deadline = asked.transaction.deadline_ms();
-            asked
-                .silent_ms
-                .map_or(deadline, |silent| silent.min(deadline))
-        });
-        Some(asked_ms.map_or(phase_ms, |asked_ms| asked_ms.min(phase_ms)))
-    }
-
-    fn advance(&mut self, now_ms: u64) {
-        self.advance_request(now_ms);
-        match self.phase {
-            Phase::Waiting { until_ms } if now_ms >= until_ms => self.open(now_ms),
-            // RFC 6665 4.1.2.4: without a NOTIFY before Timer N the subscription has failed.
-            Phase::Opening { notify_by_ms } if now_ms >= notify_by_ms => {
-                self.reopen_later(now_ms, Trouble::NoNotify, None);
-            }
-            Phase::Running { end_ms, .. } if now_ms >= end_ms => {
-                self.reopen_later(now_ms, Trouble::Silent, None);
-            }
-            Phase::Running { refresh_ms, .. } if now_ms >= refresh_ms && self.asked.is_none() => {
-                if std::mem::take(&mut self.is_gapped) {
-                    self.resynced_ms = Some(now_ms);
-                }
-                self.subscribe(now_ms, self.wish.expires_s);
-            }
-            _ => {}
-        }
-    }
-
-    fn stop(&mut self, now_ms: u64) {
-        match self.phase {
-            Phase::Running { .. } => {
-                self.phase = Phase::Closing;
-                // RFC 6665 4.1.2.3.
-                self.subscribe(now_ms, 0);
-            }
-            // Where no NOTIFY came there is nothing to end: one that comes still is answered 481.
-            Phase::Waiting { .. } | Phase::Opening { .. } => self.end(Event::Over),
-            Phase::Closing | Phase::Ended => {}
-        }
-    }
-
-    fn disconnected(&mut self, now_ms: u64) {
-        match self.phase {
-            Phase::Closing => self.end(Event::Over),
-            Phase::Waiting { .. } | Phase::Opening { .. } | Phase::Running { .. } => {
-                self.reopen_later(now_ms, Trouble::Disconnected, None);
-            }
-            Phase::Ended => {}
-        }
-    }
-
-    fn moved(&mut self, local: Local) {
-        self.local = local;
-    }
-
-    fn receive(&mut self, now_ms: u64, source: SocketAddr, bytes: &[u8]) {
-        let message = match scan(bytes) {
-            Ok(message) => message,
-            Err(failure) => {
-                if let (Some(message), Some(status)) = (failure.message, failure.error.status()) {
-                    self.answer(&message, source, Refused::with(status));
-                }
-                return;
-            }
-        };
-        match message.start {
-            Start::Request { .. } => self.requested(now_ms, source, &message),
-            Start::Response { .. } => {
-                if let Some(response) = Response::parse(bytes) {
-                    self.answered(now_ms, &response);
-                }
-            }
-        }
+impl Changes {
+    /// The next view; `None`: there will be no more. May be given up at any await.
+    pub async fn next(&mut self) -> Option<Arc<Table>> {
+        self.0.changed().await.ok()?;
+        Some(Arc::clone(&self.0.borrow_and_update()))
     }
 }
 
-impl Subscription {
-    fn advance_request(&mut self, now_ms: u64) {
-        let Some(asked) = &mut self.asked else { return };
-        let is_silent = asked
-            .silent_ms
-            .take_if(|silent_ms| now_ms >= *silent_ms)
-            .is_some();
-        match asked.transaction.due(now_ms) {
-            Some(Due::Resend(bytes)) => {
-                let to = asked.to;
-                self.outbox.push_back(Outgoing { to, bytes });
+async fn follow(
+    mut follower: Follower,
+    views: watch::Sender<Arc<Table>>,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let mut is_stopped = false;
+    loop {
+        let news = tokio::select! {
+            _ = &mut stopped, if !is_stopped => {
+                is_stopped = true;
+                follower.stop();
+                continue;
             }
-            Some(Due::TimedOut) if matches!(self.phase, Phase::Closing) => {
-                return self.end(Event::Over);
+            news = follower.next() => news,
+        };
+        match news {
+            None => return,
+            Some(News::View) => {
+                views.send_replace(Arc::clone(follower.table()));
             }
-            // RFC 3261 12.2.1.2: a request that times out ends the dialog.
-            Some(Due::TimedOut) => return self.reopen_later(now_ms, Trouble::Silent, None),
-            None => {}
+            Some(News::Failing(at, trouble)) => {
+                tracing::warn!(notifier = %at, %trouble, "notifier fails");
+            }
+            Some(News::Lost(at, loss) | News::Over(at, loss)) => {
+                tracing::info!(notifier = %at, ?loss, "notifier left");
+            }
+            Some(News::Notified(_) | News::Restored(_)) => {}
         }
-        if is_silent {
-            self.fail(Trouble::Silent);
-        }
-    }
-
-    /// The subscription lasts until `end_ms`; it is refreshed at a random time before, so that those of many subscribers
-    /// do not fall together.
-    fn run(&mut self, now_ms: u64, end_ms: u64) {
-        let left_ms = end_ms.saturating_sub(now_ms);
-        let refresh_ms = now_ms + self.chance.within(left_ms / 2..left_ms * 9 / 10);
-        self.phase = Phase::Running { refresh_ms, end_ms };
-    }
-
-    /// A new dialog at once, unless the former was too short.
-    fn reopen_soon(&mut self, now_ms: u64) {
-        if now_ms < self.begun_ms + SHORT_LIFE_MS {
-            return self.reopen(now_ms, None);
-        }
-        self.asked = None;
-        self.open(now_ms);
-    }
-
-    fn reopen_later(&mut self, now_ms: u64, trouble: Trouble, retry_after_s: Option<u32>) {
-        self.fail(trouble);
-        self.reopen(now_ms, retry_after_s);
-    }
-
-    fn reopen(&mut self, now_ms: u64, retry_after_s: Option<u32>) {
-        self.asked = None;
-        let until_ms = now_ms + self.wait_ms(retry_after_s);
-        self.phase = Phase::Waiting { until_ms };
-    }
-
-    fn wait_ms(&mut self, retry_after_s: Option<u32>) -> u64 {
-        match retry_after_s {
-            Some(seconds) => u64::from(seconds) * 1_000,
-            None => self.backoff.next_ms(&mut self.chance),
-        }
-    }
-
-    fn fail(&mut self, trouble: Trouble) {
-        if !std::mem::replace(&mut self.is_failing, true) {
-            self.events.push_back(Event::Failing(trouble));
-        }
-    }
-
-    fn recover(&mut self) {
-        if std::mem::take(&mut self.is_failing) {
-            self.events.push_back(Event::Restored);
-        }
-    }
-
-    fn end(&mut self, event: Event) {
-        self.asked = None;
-        self.phase = Phase::Ended;
-        self.events.push_back(event);
     }
 }

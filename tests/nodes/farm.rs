@@ -239,7 +239,8 @@ impl Publisher {
 fn body(id: &str, load: u8) -> String {
     format!(
         "{{\"domain\":\"example.com\",\"servers\":[{{\"id\":\"{id}\",\"status\":\"up\",\"load\":{load},\
-         \"addresses\":[{{\"ip\":\"192.0.2.1\",\"port\":5060,\"transport\":\"udp\"}}]}}]}}"
+         \"addresses\":[{{\"ip\":\"192.0.2.1\",\"port\":5060,\"transport\":\"udp\"}}],\
+         \"services\":[\"proxy\"]}}]}}"
     )
 }
 

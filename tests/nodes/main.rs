@@ -2,8 +2,10 @@
 
 mod etcd;
 mod farm;
+mod following;
 mod hostile;
 mod killing;
+mod liar;
 mod partition;
 mod probing;
 #[path = "../tools/process.rs"]

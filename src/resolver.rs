@@ -17,8 +17,16 @@ const DEFAULT_PORT: u16 = 5060;
 /// At most this many addresses of one name are looked at.
 const ADDRESSES_MOST: usize = 16;
 
+/// A resolver that asks these name servers, or without any by the system's configuration.
+pub fn open(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+    match servers {
+        [] => TokioResolver::builder_tokio()?.build(),
+        servers => asking(servers),
+    }
+}
+
 /// A resolver that asks these name servers, over UDP and, where an answer is cut, over TCP.
-pub fn asking(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
+fn asking(servers: &[SocketAddr]) -> Result<TokioResolver, NetError> {
     let servers = servers.iter().map(|server| {
         let at = |mut connection: ConnectionConfig| {
             connection.port = server.port();

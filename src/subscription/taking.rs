@@ -3,13 +3,12 @@
 use std::net::SocketAddr;
 
 use super::notify::{Ending, Notify, Refused, State, acceptable};
-use super::{Event, Phase, Subscription};
-use crate::client::{LIFE_MS, Outgoing};
-use crate::info::Applied;
-use crate::sip::header::Via;
+use super::{Event, NONSENSE_MOST, Phase, Subscription};
+use crate::client::{LIFE_MS, Outgoing, Trouble};
+use crate::info::{Applied, Document};
 use crate::sip::request::Request;
-use crate::sip::scan::{Message, Name};
-use crate::sip::write::Responder;
+use crate::sip::scan::Message;
+use crate::sip::write::{Responder, answer_to};
 
 impl Subscription {
     pub(super) fn requested(&mut self, now_ms: u64, source: SocketAddr, message: &Message<'_>) {
@@ -47,18 +46,51 @@ impl Subscription {
             .as_ref()
             .map_or_else(|refused| refused.status, |_| 200);
         self.dialog.take(request, status);
-        self.take(now_ms, notify?);
+        match notify {
+            Ok(notify) => self.take(now_ms, notify),
+            Err(refused) => {
+                self.doubt("malformed");
+                return Err(refused);
+            }
+        }
         Ok(())
+    }
+
+    /// A document was dropped. One may get lost, or be of another version; a row of them is no service.
+    fn doubt(&mut self, why: &'static str) {
+        self.nonsense += 1;
+        if self.nonsense >= NONSENSE_MOST {
+            self.fail(Trouble::Nonsense(why));
+        }
+    }
+
+    /// Another cluster's table is none that was asked for; `*` is any domain's.
+    fn is_ours(&self, document: &Document) -> bool {
+        let domain = document.domain.as_deref();
+        domain.is_none_or(|domain| domain == "*" || domain.eq_ignore_ascii_case(&self.wish.domain))
     }
 
     fn take(&mut self, now_ms: u64, notify: Notify) {
         self.events.push_back(Event::Notified);
-        let applied = notify.document.map(|document| self.table.apply(document));
+        let applied = notify.document.map(|document| {
+            if self.is_ours(&document) {
+                self.table.apply(document)
+            } else {
+                Applied::Gap
+            }
+        });
         if matches!(applied, Some(Applied::Changed | Applied::Unchanged)) {
             self.backoff.reset();
+            self.nonsense = 0;
             self.show();
         }
-        self.recover();
+        match applied {
+            Some(Applied::Gap) => {
+                self.doubt("of another domain, or does not follow on what it said")
+            }
+            _ if self.nonsense < NONSENSE_MOST => self.recover(),
+            _ => {}
+        }
         match notify.state {
             State::Running { expires } => self.running(now_ms, expires),
             State::Terminated {
@@ -145,14 +177,5 @@ impl Subscription {
             let to = Some(answer_to(message, source));
             self.outbox.push_back(Outgoing { to, bytes });
         }
-    }
-}
-
-/// RFC 3261 18.2.2 and RFC 3581 4: to the source's address, and to its port if the Via asks so by rport.
-fn answer_to(message: &Message<'_>, source: SocketAddr) -> SocketAddr {
-    let via = message.elements(Name::Via).next().and_then(Via::parse);
-    match via {
-        Some(via) if !via.rport => SocketAddr::new(source.ip(), via.port.unwrap_or(5060)),
-        _ => source,
     }
 }

@@ -1,0 +1,265 @@
+//! Entities that are subscribed at several nodes: what they see while nodes die, end, come and lie; and what is picked.
+
+use std::net::{SocketAddr, UdpSocket};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use fanfare::info::Table;
+use fanfare::subscriber::{Settings, Subscriber};
+use fanfare::subscription::Wish;
+use fanfare::wire::Transport;
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::farm::{Node, Publisher, Watch};
+use crate::process::{Fanfare, PATIENCE};
+
+fn via(nodes: &[&Node]) -> String {
+    let via: Vec<String> = nodes.iter().map(|node| node.sip.to_string()).collect();
+    via.join(",")
+}
+
+fn status<'t>(table: &'t Table, id: &str) -> Option<&'t str> {
+    match table.get(id)? {
+        fanfare::info::DocumentEntry::Server(server) => Some(server.status.as_str()),
+        _ => Some("deleted"),
+    }
+}
+
+/// Waits until a view is as wanted.
+async fn view_where(subscriber: &Subscriber, wanted: impl Fn(&Table) -> bool) {
+    let mut changes = subscriber.changes();
+    let seen = tokio::time::timeout(PATIENCE, async {
+        while let Some(view) = changes.next().await {
+            if wanted(&view) {
+                return;
+            }
+        }
+        panic!("no more views");
+    });
+    seen.await.expect("it is seen in time");
+}
+
+/// The same, and none on the way may lack anything.
+async fn whole_where(subscriber: &Subscriber, wanted: impl Fn(&Table) -> bool) {
+    let whole = |view: &Table| {
+        assert!(!view.is_stale(), "a gap: {:?}", view.notifier());
+        wanted(view)
+    };
+    view_where(subscriber, whole).await;
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    builder.enable_all().build().expect("a runtime")
+}
+
+#[test]
+fn with_two_notifiers_the_death_of_one_and_the_end_of_the_other_are_no_gap() {
+    let mut nodes = Node::farm(4);
+    let all = ["n1", "n2", "n3", "n4"];
+    nodes[3]
+        .watch()
+        .view_where(|view| all.iter().all(|id| view.status(id) == Some("up")));
+    let mut publisher = Publisher::new();
+    publisher.publish(nodes[3].sip, "p1", 1, 600).tag();
+    let at: Vec<SocketAddr> = nodes[..2].iter().map(|node| node.sip).collect();
+    runtime().block_on(async {
+        let subscriber = Subscriber::start("example.com", at);
+        view_where(&subscriber, |view| {
+            !view.is_stale() && status(view, "p1") == Some("up") && status(view, "n4") == Some("up")
+        })
+        .await;
+        nodes.remove(0).kill();
+        whole_where(&subscriber, |view| status(view, "n1") == Some("down")).await;
+        // It goes on at the second, and at another; then the second ends.
+        let second = nodes.remove(0);
+        second.process.signal(Signal::TERM);
+        whole_where(&subscriber, |view| status(view, "n2") == Some("deleted")).await;
+        assert_eq!(second.process.end().0.code(), Some(0));
+        publisher.publish(nodes[0].sip, "p2", 1, 600).tag();
+        whole_where(&subscriber, |view| status(view, "p2") == Some("up")).await;
+        assert_eq!(status(&subscriber.view(), "p1"), Some("up"));
+        assert_eq!(subscriber.pick("turn", None), None, "nobody offers it");
+        let picked = subscriber.pick("proxy", Some("alice")).expect("two do");
+        subscriber.failed(&picked.id);
+        let other = subscriber
+            .pick("proxy", Some("alice"))
+            .expect("one is left");
+        assert_ne!(picked.id, other.id);
+        subscriber.succeeded(&picked.id);
+        let again = subscriber.pick("proxy", Some("alice"));
+        assert_eq!(again, Some(picked));
+        subscriber.stop().await;
+    });
+}
+
+#[test]
+fn a_watch_of_several_nodes_shows_one_table_and_outlives_one() {
+    let mut nodes = Node::farm(3);
+    let via = via(&[&nodes[0], &nodes[1]]);
+    let watch = Watch(Fanfare::run(&[
+        "watch",
+        "--via",
+        &via,
+        "--domain",
+        "example.com",
+        "--json",
+    ]));
+    let all = ["n1", "n2", "n3"];
+    watch.view_where(|view| !view.is_stale() && all.iter().all(|id| view.status(id) == Some("up")));
+    nodes.remove(0).kill();
+    let mut publisher = Publisher::new();
+    publisher.publish(nodes[1].sip, "p1", 1, 600).tag();
+    watch.view_where(|view| {
+        assert!(!view.is_stale());
+        view.status("p1") == Some("up") && view.status("n1") == Some("down")
+    });
+    watch.0.signal(Signal::TERM);
+    assert_eq!(watch.0.end().0.code(), Some(0));
+}
+
+#[test]
+fn picks_keep_to_loads_and_keys_and_say_when_there_is_nothing() {
+    let nodes = Node::farm(2);
+    let mut publisher = Publisher::new();
+    publisher.publish(nodes[0].sip, "p1", 80, 600).tag();
+    publisher.publish(nodes[1].sip, "p2", 20, 600).tag();
+    let watch = nodes[1].watch();
+    watch.view_where(|view| ["p1", "p2"].iter().all(|id| view.status(id) == Some("up")));
+    let via = via(&[&nodes[0], &nodes[1]]);
+    let pick = |more: &[&str]| {
+        let flags = ["pick", "--via", &via, "--domain", "example.com"];
+        let mut tool = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+        let output = tool.args(flags).args(more).output().expect("it runs");
+        let [lines, log] = [&output.stdout, &output.stderr]
+            .map(|bytes| String::from_utf8(bytes.clone()).expect("text"));
+        let lines: Vec<String> = lines.lines().map(str::to_owned).collect();
+        (output.status.code(), lines, log)
+    };
+    let (code, lines, log) = pick(&["-n", "1000", "--json", "--service", "proxy"]);
+    assert_eq!((code, lines.len(), &*log), (Some(0), 1_000, ""));
+    let ids: Vec<Value> = lines
+        .iter()
+        .map(|line| serde_json::from_str(line).expect("JSON"))
+        .collect();
+    assert_eq!(ids[0]["address"], "192.0.2.1:5060/udp");
+    // 80 and 20 of 100 are free.
+    let share = ids.iter().filter(|line| line["id"] == "p2").count();
+    assert!((760..=840).contains(&share), "{share} of 1000");
+    let (_, first, _) = pick(&["--key", "alice", "--service", "proxy"]);
+    let (_, again, _) = pick(&["--key", "alice", "--service", "proxy", "-n", "3"]);
+    assert_eq!(again, [&first[..], &first[..], &first[..]].concat());
+    let (code, lines, log) = pick(&["--service", "turn"]);
+    assert_eq!((code, lines.len()), (Some(3), 0));
+    assert_eq!(
+        log,
+        "fanfare: nothing to pick: no server of example.com offers service turn and is not down\n"
+    );
+}
+
+#[test]
+fn a_notifier_that_lies_is_left_for_another() {
+    let nodes = Node::farm(2);
+    let watch = nodes[0].watch();
+    watch.status("n2", "up");
+    let liar = crate::liar::Liar::start();
+    let mut publisher = Publisher::new();
+    publisher.publish(nodes[0].sip, "p1", 1, 600).tag();
+    runtime().block_on(async {
+        // It knows of nobody else until the liar has named a node.
+        let subscriber = Subscriber::with(Settings {
+            via: vec![liar.address],
+            transport: Transport::Udp,
+            wish: Wish {
+                domain: "example.com".to_owned(),
+                filter: None,
+                expires_s: 600,
+            },
+            notifiers: 1,
+        });
+        let begun = Instant::now();
+        while liar.subscribed() == 0 {
+            assert!(begun.elapsed() < PATIENCE);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        liar.name(nodes[1].sip);
+        let mut changes = subscriber.changes();
+        let seen = tokio::time::timeout(PATIENCE, async {
+            while let Some(view) = changes.next().await {
+                assert_eq!(status(&view, "evil"), None);
+                if status(&view, "p1") == Some("up") && !view.is_stale() {
+                    return;
+                }
+            }
+        });
+        seen.await.expect("it turned to another");
+        assert!(liar.lies() >= 3, "{}", liar.lies());
+        subscriber.stop().await;
+    });
+}
+
+#[test]
+fn requests_are_redirected_to_servers_that_take_them_until_none_is_left() {
+    let nodes = Node::farm(2);
+    let mut publisher = Publisher::new();
+    let kept = publisher.publish(nodes[0].sip, "p1", 10, 600).tag();
+    let via = via(&[&nodes[0], &nodes[1]]);
+    let adapter = Fanfare::run(&[
+        "adapt",
+        "redirect",
+        "--via",
+        &via,
+        "--domain",
+        "example.com",
+        "--service",
+        "proxy",
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    let ready = adapter.line();
+    let at = ready
+        .strip_prefix("fanfare redirect ready udp=")
+        .expect("it says where it is");
+    let caller = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    caller
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("not zero");
+    let mut number = 0;
+    let mut invite = |wanted: &dyn Fn(&str) -> bool| {
+        let until = Instant::now() + PATIENCE;
+        let mut last = String::new();
+        while Instant::now() < until {
+            number += 1;
+            let local = caller.local_addr().expect("it is bound");
+            let request = format!(
+                "INVITE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bKi{number}\r\n\
+                 Max-Forwards: 70\r\nFrom: <sip:a@example.com>;tag=f\r\nTo: <sip:bob@example.com>\r\n\
+                 Call-ID: i{number}\r\nCSeq: 1 INVITE\r\nContact: <sip:a@{local}>\r\nContent-Length: 0\r\n\r\n"
+            );
+            caller.send_to(request.as_bytes(), at).expect("sent");
+            let mut buffer = [0; 4_096];
+            let Ok((length, _)) = caller.recv_from(&mut buffer) else {
+                continue;
+            };
+            last = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if wanted(&last) {
+                return;
+            }
+        }
+        panic!("{last}");
+    };
+    invite(&|answer| {
+        answer.starts_with("SIP/2.0 302 ")
+            && answer.contains("Contact: <sip:bob@192.0.2.1:5060>;q=1.0\r\n")
+    });
+    // A second one that is full comes second.
+    publisher.publish(nodes[1].sip, "p2", 100, 600).tag();
+    invite(&|answer| answer.contains(";q=0.9"));
+    let two = publisher.publish(nodes[1].sip, "p2", 100, 600).tag();
+    publisher.refresh(nodes[1].sip, &two, 0);
+    publisher.refresh(nodes[0].sip, &kept, 0);
+    invite(&|answer| answer.starts_with("SIP/2.0 503 ") && answer.contains("Retry-After: "));
+    adapter.signal(Signal::TERM);
+    assert_eq!(adapter.end().0.code(), Some(0));
+}

@@ -13,6 +13,7 @@
 //! | [`config`] | file and flags to one checked [`config::Config`] | what the settings do |
 //! | [`publish`], [`watch`], [`pick`], [`adapt`] | the tools: an agent, a socket and a terminal | the protocol |
 //! | [`session`], [`tool`], [`load`], [`log`] | what drives an agent; what the tools share; this machine's load; log lines | the protocol |
+//! | [`dns`] | a zone of the servers: NAPTR, SRV, addresses (RFC 3263) | sockets, clocks, notifiers |
 //! | [`redirect`] | 302 to the servers that take a request (RFC 3261 8.3) | sockets, clocks, notifiers |
 //! | [`subscriber`] | subscriptions at several notifiers as one table, for programs and tools | the protocol |
 //! | [`resolver`] | SIP servers by name (RFC 3263) | dialogs |
@@ -34,6 +35,7 @@ pub mod compositor;
 pub mod config;
 pub mod control;
 mod counters;
+pub mod dns;
 #[doc = include_str!("event-package.md")]
 pub mod info;
 pub mod io;

@@ -3,8 +3,6 @@
 
 mod address;
 
-use std::fmt;
-use std::io::{Write, stdout};
 use std::time::Duration;
 
 use clap::Args;
@@ -15,7 +13,7 @@ use crate::info::{Address, Format, Server, Stamp, Status, is_id, publication_bod
 use crate::load::Gauge;
 use crate::publisher::{Event, Publisher};
 use crate::session::{Happening, Session};
-use crate::tool::{self, ToolError, TransportArgument};
+use crate::tool::{self, ToolError, TransportArgument, say};
 use crate::wire::Transport;
 
 /// A PUBLISH with a larger body does not fit the 1,300 bytes of RFC 3261 18.1.1 with its head.
@@ -232,13 +230,5 @@ fn weigh(gauge: &mut Gauge, session: &mut Session<Publisher>) {
     if let Some(load) = weighed(gauge) {
         let now_ms = session.now_ms();
         session.agent.set_load(now_ms, Some(load));
-    }
-}
-
-/// A line for whoever reads along; publishing goes on when nobody does.
-fn say(line: fmt::Arguments<'_>) {
-    let written = writeln!(stdout().lock(), "{line}");
-    if let Err(error) = written {
-        tracing::debug!(%error, "nobody reads along");
     }
 }

@@ -1,6 +1,7 @@
 //! What the tools have in common on the command line and at their end. Knows none of them.
 
-use std::io;
+use std::fmt;
+use std::io::{self, Write, stdout};
 use std::net::SocketAddr;
 
 use clap::ValueEnum;
@@ -144,6 +145,14 @@ pub fn over(at: SocketAddr, loss: Loss) -> ToolError {
             peer,
             ending: Ending::Unknown,
         },
+    }
+}
+
+/// A line for whoever reads along; the tool goes on when nobody does.
+pub fn say(line: fmt::Arguments<'_>) {
+    let written = writeln!(stdout().lock(), "{line}");
+    if let Err(error) = written {
+        tracing::debug!(%error, "nobody reads along");
     }
 }
 

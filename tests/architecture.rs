@@ -117,6 +117,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "tool",
         ],
     ),
+    ("dns", &["info", "counters", "subscription"]),
     (
         "redirect",
         &[
@@ -133,6 +134,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "wire",
             "client",
+            "dns",
             "redirect",
             "session",
             "subscriber",
@@ -163,6 +165,7 @@ const PURE: &[&str] = &[
     "publisher",
     "subscription",
     "redirect",
+    "dns",
     "probe",
 ];
 const IMPURE: &[&str] = &[

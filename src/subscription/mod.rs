@@ -22,7 +22,7 @@ use crate::sip::scan::{Start, scan};
 use dialog::Dialog;
 pub use notify::Ending;
 use notify::Refused;
-pub use pick::{Pick, Picker, Work};
+pub use pick::{Pick, Picker, Work, shares};
 pub use roster::{Order, Roster};
 
 /// A subscription that ends sooner after its beginning is not begun again at once.

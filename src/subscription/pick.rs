@@ -75,8 +75,7 @@ impl Picker {
     }
 
     /// A server for this work: of the lowest priority that has one that is `up` and did not just fail; in there each gets
-    /// its share, which is its weight times its free capacity (a weight of 0 counts as a tenth of 1, an unknown load as
-    /// the mean of the others'). With a key, the share is of the keys and by weight alone, and a key stays where it is as
+    /// its share ([`shares`]). With a key, the share is of the keys and by weight alone, and a key stays where it is as
     /// long as that server takes work. `None`: there is none but what is `down`.
     pub fn pick(&mut self, table: &Table, work: Work<'_>, now_ms: u64) -> Option<Pick> {
         self.pick_but(table, work, now_ms, &[])
@@ -169,23 +168,12 @@ impl Picker {
         };
         let best = fit.into_iter().filter(|(rank, ..)| *rank == first);
         let best: Vec<_> = best.map(|(_, server, address)| (server, address)).collect();
-        let loads = || best.iter().filter_map(|(server, _)| server.load);
-        let known = loads().count() as u64;
-        let mean = loads()
-            .map(u64::from)
-            .sum::<u64>()
-            .checked_div(known)
-            .unwrap_or(0);
-        let candidates = best.iter().map(|&(server, address)| {
-            let load = server.load.map_or(mean, u64::from);
-            // A server that is full is not asked for nothing at all, or it would never be seen to have room again.
-            let free = 100u64.saturating_sub(load).max(1);
-            let share = u64::from(weight(server)) * free;
-            Candidate {
-                server,
-                address,
-                share,
-            }
+        let servers: Vec<&Server> = best.iter().map(|(server, _)| *server).collect();
+        let best = best.into_iter().zip(shares(&servers));
+        let candidates = best.map(|((server, address), share)| Candidate {
+            server,
+            address,
+            share,
         });
         candidates.collect()
     }
@@ -237,6 +225,21 @@ impl Picker {
         self.given[chosen].2 += 1;
         Some(chosen)
     }
+}
+
+/// How the work is to be shared among servers of one priority, none of them 0: weight times free capacity. A weight of 0
+/// counts as a tenth of 1 (RFC 2782 wants it to be seldom chosen), an unknown load as the mean of the others'.
+pub fn shares(servers: &[&Server]) -> Vec<u64> {
+    let loads = || servers.iter().filter_map(|server| server.load);
+    let known = loads().count() as u64;
+    let sum: u64 = loads().map(u64::from).sum();
+    let mean = sum.checked_div(known).unwrap_or(0);
+    let share = |server: &&Server| {
+        let load = server.load.map_or(mean, u64::from);
+        // A server that is full is not asked for nothing at all, or it would never be seen to have room again.
+        u64::from(weight(server)) * 100u64.saturating_sub(load).max(1)
+    };
+    servers.iter().map(share).collect()
 }
 
 fn weight(server: &Server) -> u32 {

@@ -170,6 +170,11 @@ impl Publisher {
         answer.unwrap_or_else(|| panic!("{to} does not answer"))
     }
 
+    pub fn publish_body(&mut self, to: SocketAddr, body: &str) -> Answer {
+        let answer = self.send(to, None, 600, body, PATIENCE);
+        answer.unwrap_or_else(|| panic!("{to} does not answer"))
+    }
+
     pub fn refresh(&mut self, to: SocketAddr, tag: &str, expires_s: u32) -> Answer {
         let answer = self.send(to, Some(tag), expires_s, "", PATIENCE);
         answer.unwrap_or_else(|| panic!("{to} does not answer"))

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use fanfare::info::Table;
+use fanfare::notifier::names::Target;
 use fanfare::subscriber::{Settings, Subscriber};
 use fanfare::subscription::Wish;
 use fanfare::wire::Transport;
@@ -48,6 +49,9 @@ async fn whole_where(subscriber: &Subscriber, wanted: impl Fn(&Table) -> bool) {
     };
     view_where(subscriber, whole).await;
 }
+
+/// What a name leads to.
+type Places = [(Transport, SocketAddr)];
 
 fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -260,6 +264,63 @@ fn requests_are_redirected_to_servers_that_take_them_until_none_is_left() {
     publisher.refresh(nodes[1].sip, &two, 0);
     publisher.refresh(nodes[0].sip, &kept, 0);
     invite(&|answer| answer.starts_with("SIP/2.0 503 ") && answer.contains("Retry-After: "));
+    adapter.signal(Signal::TERM);
+    assert_eq!(adapter.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_resolver_finds_the_servers_that_live_and_the_dead_one_is_gone_at_once() {
+    let nodes = Node::farm(2);
+    let mut publisher = Publisher::new();
+    publisher.publish(nodes[0].sip, "p1", 10, 600).tag();
+    let body = "{\"domain\":\"example.com\",\"servers\":[{\"id\":\"p2\",\"status\":\"up\",\"services\":[\"proxy\"],\
+                \"addresses\":[{\"ip\":\"192.0.2.2\",\"port\":5070,\"transport\":\"udp\"}]}]}";
+    let second = publisher.publish_body(nodes[1].sip, body).tag();
+    let via = via(&[&nodes[0], &nodes[1]]);
+    let adapter = Fanfare::run(&[
+        "adapt",
+        "dns",
+        "--via",
+        &via,
+        "--domain",
+        "example.com",
+        "--service",
+        "proxy",
+        "--listen",
+        "127.0.0.1:0",
+    ]);
+    let ready = adapter.line();
+    let server: SocketAddr = ready
+        .strip_prefix("fanfare dns ready udp=")
+        .and_then(|rest| rest.split(' ').next())
+        .and_then(|at| at.parse().ok())
+        .expect("it says where it is");
+    runtime().block_on(async {
+        let resolver = fanfare::resolver::open(&[server]).expect("a resolver");
+        let target = Target {
+            host: "example.com".into(),
+            port: None,
+            transport: None,
+        };
+        let udp = |text: &str| (Transport::Udp, text.parse().expect("an address"));
+        let (one, other) = (udp("192.0.2.1:5060"), udp("192.0.2.2:5070"));
+        let found_where = async |wanted: &dyn Fn(&Places) -> bool| {
+            let until = Instant::now() + PATIENCE;
+            loop {
+                // By NAPTR and SRV, as RFC 3263 says, over UDP.
+                let found = fanfare::resolver::locate(&resolver, &target).await;
+                if wanted(&found.addresses) {
+                    return;
+                }
+                assert!(Instant::now() < until, "{found:?}");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        found_where(&|found| found.contains(&one) && found.contains(&other)).await;
+        // Its lease runs out soon.
+        publisher.refresh(nodes[0].sip, &second, 2).tag();
+        found_where(&|found| found == [one]).await;
+    });
     adapter.signal(Signal::TERM);
     assert_eq!(adapter.end().0.code(), Some(0));
 }

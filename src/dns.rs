@@ -215,7 +215,11 @@ impl Zone {
         });
         let offers = |server: &&Server| {
             let service = self.service.as_deref();
-            service.is_none_or(|service| server.has_service(service))
+            match service {
+                Some(service) => server.has_service(service),
+                // Notifiers take no other work.
+                None => !server.is_notifier() || server.services.len() > 1,
+            }
         };
         servers.filter(offers).collect()
     }

@@ -139,6 +139,7 @@ impl Watch {
                     Some(News::View) => {
                         let shown = self.view();
                         if self.arguments.once && shown.is_ok() {
+                            stop_by.get_or_insert(Instant::now() + STOP_WITHIN);
                             self.follower.stop();
                         }
                         shown

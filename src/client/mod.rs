@@ -49,6 +49,9 @@ pub enum Trouble {
     /// RFC 6665 4.1.2.4: a SUBSCRIBE was accepted and no NOTIFY came before Timer N.
     #[error("subscribed, but no NOTIFY comes")]
     NoNotify,
+    /// RFC 6665 4.1.3: for this reason.
+    #[error("the notifier ended the subscription: {0}")]
+    Ended(&'static str),
     /// A notifier says again and again what cannot be taken.
     #[error("what it says cannot be taken: {0}")]
     Nonsense(&'static str),

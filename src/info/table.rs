@@ -104,8 +104,11 @@ impl Table {
                 }
             }
             for (id, entry) in &table.entries {
-                let is_newer = |old: &DocumentEntry| entry.updated() > old.updated();
-                if merged.entries.get(id).is_none_or(is_newer) {
+                let is_wanted = match merged.entries.get(id) {
+                    Some(old) => entry.updated() > old.updated(),
+                    None => merged.entries.len() < 2 * MAX_ENTRIES,
+                };
+                if is_wanted {
                     merged.entries.insert(Arc::clone(id), entry.clone());
                 }
             }
@@ -146,7 +149,7 @@ impl Table {
         };
         // A revision never goes back in one life of a notifier.
         let goes_back = |known: &Known| known.notifier == next.notifier && known.view > next.view;
-        if state == State::Full && self.known.as_ref().is_some_and(goes_back) {
+        if self.known.as_ref().is_some_and(goes_back) {
             return Applied::Gap;
         }
         match (state, document.part.zip(document.parts)) {
@@ -161,6 +164,10 @@ impl Table {
         let was_stale = self.known.as_ref().map(|known| known.stale);
         let mut is_changed = was_stale != Some(next.stale);
         if next.stale {
+            let new = entries.keys().filter(|id| !self.entries.contains_key(*id));
+            if self.entries.len() + new.count() > 2 * MAX_ENTRIES {
+                return Applied::Gap;
+            }
             for (id, entry) in entries {
                 let is_older = |known: &DocumentEntry| known.updated() > entry.updated();
                 if !self.entries.get(&id).is_some_and(is_older) {
@@ -176,10 +183,6 @@ impl Table {
     }
 
     fn collect(&mut self, next: Known, part: u32, of: u32, entries: Vec<DocumentEntry>) -> Applied {
-        // Each part has an entry at least: more parts than entries would never end.
-        if of as usize > MAX_ENTRIES {
-            return Applied::Gap;
-        }
         let mut set = match self.parts.take() {
             _ if part == 1 => Parts {
                 last: next.clone(),

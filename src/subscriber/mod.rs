@@ -5,11 +5,12 @@ mod follower;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use crate::client::Chance;
 use crate::info::Table;
@@ -20,6 +21,9 @@ pub use follower::{Follower, Loss, News, Settings};
 
 /// The life that a subscription asks for, in seconds.
 const EXPIRES_S: u32 = 60;
+
+/// How long the end of the subscriptions may take.
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// A domain's servers, as several notifiers tell them.
 ///
@@ -118,10 +122,12 @@ impl Subscriber {
     }
 
     /// Unsubscribes everywhere, which takes 2 s at most.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         drop(self.stop);
-        // It ends in any case.
-        let _ = self.task.await;
+        // What a peer that takes nothing holds up is not waited for.
+        if timeout(STOP_WITHIN, &mut self.task).await.is_err() {
+            self.task.abort();
+        }
     }
 
     fn now_ms(&self) -> u64 {

@@ -6,7 +6,7 @@ use rsip::headers::{Accept, Contact, Event as EventHeader, Expires, UntypedHeade
 use rsip::{Header, Method};
 
 use super::dialog::Dialog;
-use super::{Asked, Event, Phase, Subscription, Wish};
+use super::{Asked, Event, NONSENSE_MOST, Phase, Subscription, Wish};
 use crate::client::{Draft, LIFE_MS, Local, Outgoing, PATIENCE_MS, Response, Transaction};
 use crate::info::Format;
 use crate::sip::EVENT_PACKAGE;
@@ -19,6 +19,7 @@ impl Subscription {
     pub(super) fn open(&mut self, now_ms: u64) {
         self.dialog = Dialog::new(&mut self.chance);
         self.begun_ms = now_ms;
+        self.speaker = None;
         self.is_gapped = false;
         self.phase = Phase::Opening {
             notify_by_ms: now_ms + LIFE_MS,
@@ -113,7 +114,13 @@ impl Subscription {
         if matches!(self.phase, Phase::Running { .. }) {
             let granted_s = response.expires.unwrap_or(self.wish.expires_s);
             self.run(now_ms, now_ms + u64::from(granted_s) * 1_000);
-            self.recover();
+            // What was dropped while the answer was under way is still to be asked for.
+            if self.is_gapped {
+                self.resync(now_ms);
+            }
+            if self.nonsense < NONSENSE_MOST {
+                self.recover();
+            }
         }
     }
 

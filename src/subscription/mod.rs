@@ -28,6 +28,9 @@ pub use roster::{Order, Roster};
 /// A subscription that ends sooner after its beginning is not begun again at once.
 const SHORT_LIFE_MS: u64 = 1_000;
 
+/// The least and the most that a Retry-After is heeded.
+const RETRY_LEAST_MS: u64 = 500;
+const RETRY_MOST_MS: u64 = 3_600_000;
 /// A notifier that says so often in a row what cannot be taken does not serve.
 const NONSENSE_MOST: u32 = 3;
 
@@ -103,6 +106,8 @@ pub struct Subscription {
     resynced_ms: Option<u64>,
     table: Table,
     shown: Option<(String, u64)>,
+    /// Which notifier's documents came in this dialog.
+    speaker: Option<Option<String>>,
     /// NOTIFYs in a row whose documents could not be taken.
     nonsense: u32,
     is_failing: bool,
@@ -126,6 +131,7 @@ impl Subscription {
             resynced_ms: None,
             table: Table::new(),
             shown: None,
+            speaker: None,
             nonsense: 0,
             is_failing: false,
             backoff: Backoff::default(),
@@ -292,7 +298,8 @@ impl Subscription {
 
     fn wait_ms(&mut self, retry_after_s: Option<u32>) -> u64 {
         match retry_after_s {
-            Some(seconds) => u64::from(seconds) * 1_000,
+            // None that asks for a flood, or for silence until who knows when.
+            Some(seconds) => (u64::from(seconds) * 1_000).clamp(RETRY_LEAST_MS, RETRY_MOST_MS),
             None => self.backoff.next_ms(&mut self.chance),
         }
     }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::client::Chance;
-use crate::info::{Address, AddressTransport, DocumentEntry, Server, Status, Table};
+use crate::info::{
+    Address, AddressTransport, DocumentEntry, NOTIFIER_SERVICE, Server, Status, Table,
+};
 use crate::rendezvous::weighted;
 
 /// A server that failed is avoided for this long, after a failure in a row for twice as long, at most 32 s.
@@ -17,7 +19,7 @@ const FORGOTTEN_MS: u64 = 60_000;
 /// What is looked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Work<'w> {
-    /// A service that the server offers; `None`: any server.
+    /// A service that the server offers; `None`: any server that is not a notifier alone.
     pub service: Option<&'w str>,
     /// Work of one key goes to one server as long as that takes any.
     pub key: Option<&'w str>,
@@ -246,12 +248,16 @@ fn weight(server: &Server) -> u32 {
     (u32::from(server.weight) * 10).max(1)
 }
 
-/// Where a server takes this work: an address of the service alone before one of all services.
+/// Where a server takes this work: an address of the service alone before one of all services, and then UDP before TCP
+/// before the others. A notifier takes work of its own alone.
 fn address_for<'t>(server: &'t Server, work: Work<'_>) -> Option<&'t Address> {
-    if work
-        .service
-        .is_some_and(|service| !server.has_service(service))
-    {
+    let offers = match work.service {
+        Some(service) => server.has_service(service),
+        None => {
+            server.services.iter().any(|one| **one != *NOTIFIER_SERVICE) || !server.is_notifier()
+        }
+    };
+    if !offers {
         return None;
     }
     let fits = |address: &&Address| {
@@ -266,8 +272,8 @@ fn address_for<'t>(server: &'t Server, work: Work<'_>) -> Option<&'t Address> {
         transport && service
     };
     // Of several alike the first.
-    let fitting = server.addresses.iter().filter(fits).rev();
-    let best = fitting.max_by_key(|address| address.service.is_some());
+    let fitting = server.addresses.iter().filter(fits);
+    let best = fitting.min_by_key(|address| (address.service.is_none(), address.transport));
     let any = || {
         server
             .addresses

@@ -9,11 +9,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use crate::client::{Backoff, Chance};
-use crate::info::{AddressTransport, DocumentEntry, Status, Table};
+use crate::info::{Address, AddressTransport, DocumentEntry, NOTIFIER_SERVICE, Status, Table};
 use crate::wire::Transport;
 
 /// Those whom one notifier has lost go to the others spread over this time.
 const SPREAD_MS: u64 = 300;
+/// One that does not tell a whole table within this is replaced, and heard until then. Nodes are whole within 10 s of their
+/// start.
+const WHOLE_WITHIN_MS: u64 = 12_000;
 /// One that refused for good is asked again after this, if there is nobody else.
 const REFUSED_MS: u64 = 60_000;
 /// Notifiers that are remembered as having failed.
@@ -44,13 +47,29 @@ struct Member {
     standing: Standing,
     /// The table shows it draining or dead: it is to be replaced, and heard until then.
     is_leaving: bool,
+    /// Since when a table that lacks nothing is waited for.
+    lacks_since_ms: Option<u64>,
+    /// It is waited for too long.
+    is_late: bool,
     /// What it said last.
     table: Option<Arc<Table>>,
 }
 
 impl Member {
+    /// Whether it serves, or may soon.
     fn counts(&self) -> bool {
-        self.standing != Standing::Fails && !self.is_leaving
+        self.standing != Standing::Fails && !self.is_leaving && !self.is_late
+    }
+
+    /// It serves, knows everything and will go on.
+    fn serves(&self) -> bool {
+        let is_whole = self.lacks_since_ms.is_none();
+        self.standing == Standing::Serves && !self.is_leaving && is_whole
+    }
+
+    fn late_ms(&self) -> Option<u64> {
+        let since_ms = self.lacks_since_ms.filter(|_| !self.is_late)?;
+        Some(since_ms + WHOLE_WITHIN_MS)
     }
 }
 
@@ -108,11 +127,7 @@ impl Roster {
 
     /// How many notifiers serve, know everything and will go on.
     pub fn serving(&self) -> usize {
-        let serves = |member: &&Member| {
-            let is_whole = member.table.as_ref().is_some_and(|table| !table.is_stale());
-            member.standing == Standing::Serves && !member.is_leaving && is_whole
-        };
-        self.members.iter().filter(serves).count()
+        self.members.iter().filter(|member| member.serves()).count()
     }
 
     /// Whether all who were named have refused for good, and nobody else is known.
@@ -126,10 +141,21 @@ impl Roster {
     }
 
     pub fn deadline_ms(&self) -> Option<u64> {
-        self.fill_ms
+        let late = self.members.iter().filter_map(Member::late_ms);
+        late.chain(self.fill_ms).min()
     }
 
     pub fn advance(&mut self, now_ms: u64) {
+        let mut is_any_late = false;
+        for member in &mut self.members {
+            let is_late = member.late_ms().is_some_and(|late_ms| late_ms <= now_ms);
+            member.is_late |= is_late;
+            is_any_late |= is_late;
+        }
+        if is_any_late {
+            // The table is what it was.
+            self.settle(now_ms);
+        }
         if self.fill_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.fill_ms = None;
             self.fill(now_ms);
@@ -138,9 +164,31 @@ impl Roster {
 
     /// A notifier told a table. Whether that makes another one of what all say.
     pub fn told(&mut self, now_ms: u64, number: u32, table: Arc<Table>) -> bool {
-        let Some(member) = self.member(number) else {
+        let Some(place) = self
+            .members
+            .iter()
+            .position(|member| member.number == number)
+        else {
             return false;
         };
+        let is_same = |other: &Member| {
+            let others = other.table.as_ref().filter(|_| other.number != number);
+            others.is_some_and(|others| others.notifier() == table.notifier())
+        };
+        if self.members.iter().any(is_same) {
+            // One node at two addresses is one that can be lost.
+            let member = self.members.remove(place);
+            self.orders.push_back(Order::End { number });
+            self.avoid(now_ms, member.at, false);
+            return self.settle(now_ms);
+        }
+        let member = &mut self.members[place];
+        if table.is_stale() {
+            member.lacks_since_ms.get_or_insert(now_ms);
+        } else {
+            member.lacks_since_ms = None;
+            member.is_late = false;
+        }
         member.table = Some(table);
         member.standing = Standing::Serves;
         let at = member.at;
@@ -165,7 +213,7 @@ impl Roster {
     /// It does not answer, or says what cannot be taken.
     pub fn fails(&mut self, now_ms: u64, number: u32) -> bool {
         match self.member(number) {
-            Some(member) if member.counts() => {
+            Some(member) if member.standing != Standing::Fails => {
                 member.standing = Standing::Fails;
                 self.settle(now_ms)
             }
@@ -208,26 +256,30 @@ impl Roster {
         let is_news = self.merge();
         self.look_at_notifiers();
         let counting = self.members.iter().filter(|member| member.counts()).count();
-        if counting < self.want && self.fill_ms.is_none() {
+        if counting < self.want {
             // One who is alone waits for nobody, and many that have lost the same do not go on at once.
-            let spread_ms = match self.serving() {
-                0 if self.members.is_empty() => 0,
-                _ => self.chance.within(0..SPREAD_MS),
+            let spread_ms = match self.members.is_empty() {
+                true => 0,
+                false => self.chance.within(0..SPREAD_MS),
             };
-            self.fill_ms = Some(now_ms + spread_ms);
+            let at_ms = now_ms + spread_ms;
+            self.fill_ms = Some(self.fill_ms.map_or(at_ms, |fill_ms| fill_ms.min(at_ms)));
         }
-        if self.serving() >= self.want {
-            for member in &self.members {
-                if !member.counts() {
-                    let number = member.number;
-                    self.orders.push_back(Order::End { number });
-                }
+        if self.serving() < self.want {
+            return is_news;
+        }
+        // Nobody else is needed. Their claims go with them, and what they say while they end is not heard.
+        let mut kept = 0;
+        for member in &self.members {
+            kept += usize::from(member.serves());
+            if !member.serves() || kept > self.want {
+                let number = member.number;
+                self.orders.push_back(Order::End { number });
             }
-            // Theirs is no claim any more; what they say while they end is not heard.
-            self.members.retain(Member::counts);
-            return self.merge() | is_news;
         }
-        is_news
+        self.members.retain(Member::serves);
+        self.members.truncate(self.want);
+        self.merge() | is_news
     }
 
     /// Merges what those say who serve. Where that may lack something, what was known stays, and is added to.
@@ -254,7 +306,9 @@ impl Roster {
             }
         };
         let is_told = self.want == 1 && merged.view() != self.table.view();
-        let is_news = merged.view().is_some() && (is_told || !merged.is_alike(&self.table));
+        let is_first = self.table.view().is_none();
+        let is_news =
+            merged.view().is_some() && (is_first || is_told || !merged.is_alike(&self.table));
         if is_news {
             self.revision = view;
             self.table = Arc::new(merged);
@@ -265,36 +319,37 @@ impl Roster {
     /// What others say of a notifier that is subscribed: one that is dead will not say so, and one that drains wants its
     /// subscribers elsewhere.
     fn look_at_notifiers(&mut self) {
-        let shown = self.shown(|status| *status != Status::Up);
+        let unfit = self.shown(|status| *status != Status::Up);
         for member in &mut self.members {
-            member.is_leaving = shown.iter().any(|(_, at)| *at == member.at);
+            member.is_leaving = unfit.iter().any(|shown| shown.places.contains(&member.at));
         }
     }
 
-    /// Where notifiers of such a status take subscriptions over our transport, with their loads.
-    fn shown(&self, wanted: impl Fn(&Status) -> bool) -> Vec<(Option<u8>, SocketAddr)> {
+    /// Notifiers of such a status that take subscriptions over our transport.
+    fn shown(&self, wanted: impl Fn(&Status) -> bool) -> Vec<Shown> {
         let transport = match self.transport {
             Transport::Udp => AddressTransport::Udp,
             Transport::Tcp => AddressTransport::Tcp,
         };
-        let mut shown = Vec::new();
-        for entry in self.table.entries() {
-            let DocumentEntry::Server(server) = entry else {
-                continue;
-            };
-            if server.is_notifier() && wanted(&server.status) {
-                let fitting = server
-                    .addresses
-                    .iter()
-                    .filter(|address| address.transport == transport);
-                let places = fitting.map(|address| SocketAddr::new(address.ip, address.port));
-                shown.extend(places.map(|at| (server.load, at)));
+        let fits = |address: &&Address| {
+            let service = address.service.as_deref();
+            address.transport == transport && service.is_none_or(|name| name == NOTIFIER_SERVICE)
+        };
+        let shown = self.table.entries().filter_map(|entry| match entry {
+            DocumentEntry::Server(server) if server.is_notifier() && wanted(&server.status) => {
+                let places = server.addresses.iter().filter(fits);
+                let places = places.map(|address| SocketAddr::new(address.ip, address.port));
+                Some(Shown {
+                    load: server.load,
+                    places: places.collect(),
+                })
             }
-        }
-        shown
+            _ => None,
+        });
+        shown.collect()
     }
 
-    fn shown_up(&self) -> Vec<(Option<u8>, SocketAddr)> {
+    fn shown_up(&self) -> Vec<Shown> {
         self.shown(Status::takes_work)
     }
 
@@ -302,6 +357,7 @@ impl Roster {
     fn fill(&mut self, now_ms: u64) {
         let counting = self.members.iter().filter(|member| member.counts()).count();
         for _ in counting..self.want {
+            self.give_up_the_oldest(now_ms);
             let Some(at) = self.candidate(now_ms) else {
                 // Who is avoided is asked again in time.
                 let later = self.avoided.values().map(|avoided| avoided.until_ms);
@@ -315,37 +371,71 @@ impl Roster {
                 at,
                 standing: Standing::Begun,
                 is_leaving: false,
+                lacks_since_ms: Some(now_ms),
+                is_late: false,
                 table: None,
             });
             self.orders.push_back(Order::Begin { number, at });
         }
     }
 
-    /// Whom to ask next: of the notifiers that are shown to be up the less loaded of two; else one of those named, first
-    /// those that nothing is known against. By chance, so that many subscribers spread.
+    /// Where nobody serves for long, not everybody who is known is asked at once.
+    fn give_up_the_oldest(&mut self, now_ms: u64) {
+        if self.members.len() < 3 * self.want {
+            return;
+        }
+        let failing = |member: &Member| member.standing == Standing::Fails;
+        if let Some(place) = self.members.iter().position(failing) {
+            let member = self.members.remove(place);
+            let number = member.number;
+            self.orders.push_back(Order::End { number });
+            self.avoid(now_ms, member.at, false);
+        }
+    }
+
+    /// Whom to ask next: of the notifiers that are shown to be up the less loaded of two, or one of those named, first those
+    /// that nothing is known against. Where nobody serves what is shown may be old, so either may be it. By chance, so that
+    /// many subscribers spread.
     fn candidate(&mut self, now_ms: u64) -> Option<SocketAddr> {
-        let is_free = |at: &SocketAddr| {
-            let is_avoided = self
-                .avoided
-                .get(at)
-                .is_some_and(|avoided| avoided.until_ms > now_ms);
-            !is_avoided && self.members.iter().all(|member| member.at != *at)
+        let is_taken = |at: &SocketAddr| self.members.iter().any(|member| member.at == *at);
+        let is_avoided = |at: &SocketAddr| {
+            let avoided = self.avoided.get(at);
+            avoided.is_some_and(|avoided| avoided.until_ms > now_ms)
         };
         let mut shown = self.shown_up();
-        shown.retain(|(_, at)| is_free(at));
-        let unfit = self.shown(|status| *status != Status::Up);
-        let seeds = self.seeds.iter().filter(|at| is_free(at)).copied();
-        let (last, first): (Vec<_>, Vec<_>) =
-            seeds.partition(|seed| unfit.iter().any(|(_, at)| at == seed));
-        let mut draw = |among: usize| self.chance.within(0..among as u64) as usize;
-        if !shown.is_empty() {
-            let two = [draw(shown.len()), draw(shown.len())].map(|one| shown[one]);
-            let less = two.into_iter().min_by_key(|(load, _)| *load);
-            return less.map(|(_, at)| at);
+        // A node is one notifier, at however many addresses.
+        shown.retain(|shown| !shown.places.iter().any(is_taken));
+        for one in &mut shown {
+            one.places.retain(|at| !is_avoided(at));
         }
+        shown.retain(|shown| !shown.places.is_empty());
+        let unfit = self.shown(|status| *status != Status::Up);
+        let seeds = self.seeds.iter().copied();
+        let seeds = seeds.filter(|at| !is_taken(at) && !is_avoided(at));
+        let (last, first): (Vec<_>, Vec<_>) =
+            seeds.partition(|seed| unfit.iter().any(|shown| shown.places.contains(seed)));
         let seeds = if first.is_empty() { last } else { first };
-        (!seeds.is_empty()).then(|| seeds[draw(seeds.len())])
+        let serves = self.serving() > 0;
+        let mut draw = |among: usize| self.chance.within(0..among as u64) as usize;
+        let from_shown = match (shown.is_empty(), seeds.is_empty()) {
+            (true, true) => return None,
+            (false, false) => serves || draw(2) == 0,
+            (_, is_shown) => is_shown,
+        };
+        if !from_shown {
+            return Some(seeds[draw(seeds.len())]);
+        }
+        let two = [draw(shown.len()), draw(shown.len())].map(|one| &shown[one]);
+        let less = two.into_iter().min_by_key(|shown| shown.load)?;
+        less.places.first().copied()
     }
+}
+
+/// A notifier as the table shows it.
+#[derive(Debug)]
+struct Shown {
+    load: Option<u8>,
+    places: Vec<SocketAddr>,
 }
 
 #[cfg(test)]
@@ -576,5 +666,80 @@ mod tests {
             counts.values().all(|count| (60..140).contains(count)),
             "{counts:?}"
         );
+    }
+
+    #[test]
+    fn a_leaving_notifier_that_dies_takes_its_old_table_with_it() {
+        let mut world = World::new(&[1, 2], 2);
+        world.tell(1, &[(1, "up"), (2, "up")], 7, false);
+        world.tell(2, &[(1, "down"), (2, "up")], 9, false);
+        let numbers = [1, 2].map(|of| world.number(of));
+        world.roster.fails(world.now_ms, numbers[0]);
+        world.roster.fails(world.now_ms, numbers[1]);
+        assert!(world.roster.table().is_stale());
+        assert_eq!((world.server(), world.roster.serving()), (Some(9), 0));
+    }
+
+    #[test]
+    fn who_never_tells_all_is_replaced_and_heard_until_then() {
+        let mut world = World::new(&[1, 2], 1);
+        let first = world.places()[0];
+        let by = if first == at(1) { 1 } else { 2 };
+        world.tell(by, &[], 7, true);
+        world.pass(WHOLE_WITHIN_MS);
+        world.pass(SPREAD_MS);
+        assert_eq!(world.places(), [at(1), at(2)]);
+        assert_eq!(world.server(), Some(7));
+        world.tell(3 - by, &[], 8, false);
+        assert_eq!(world.places(), [at(3 - by)]);
+    }
+
+    #[test]
+    fn a_wait_for_one_who_refused_does_not_hold_up_another() {
+        let mut world = World::new(&[1, 2], 2);
+        let number = world.number(1);
+        world.stands.remove(&number);
+        world.roster.ended(world.now_ms, number, true);
+        world.tell(2, &[], 7, false);
+        world.pass(SPREAD_MS);
+        assert_eq!(world.places(), [at(2)]);
+        world.tell(2, &[(3, "up")], 7, false);
+        world.pass(SPREAD_MS);
+        assert_eq!(world.places(), [at(2), at(3)]);
+    }
+
+    #[test]
+    fn one_node_at_two_addresses_is_one_notifier() {
+        let mut world = World::new(&[1, 2], 2);
+        world.tell(1, &[], 7, false);
+        // It answers at the second address as well.
+        let number = world.number(2);
+        let same = table(1, &[], 7, false);
+        world.roster.told(world.now_ms, number, same);
+        world.pass(0);
+        assert_eq!(world.places(), [at(1)]);
+    }
+
+    #[test]
+    fn while_nobody_serves_not_all_who_are_known_are_asked_at_once() {
+        let all: Vec<(usize, &str)> = (1..=50).map(|number| (number, "up")).collect();
+        let mut world = World::new(&[1], 1);
+        world.tell(1, &all, 7, false);
+        for _ in 0..100 {
+            let numbers: Vec<u32> = world.stands.keys().copied().collect();
+            for number in numbers {
+                world.roster.fails(world.now_ms, number);
+            }
+            world.pass(4_000);
+            assert!(world.stands.len() <= 4, "{}", world.stands.len());
+        }
+        assert_eq!(world.server(), Some(7));
+    }
+
+    #[test]
+    fn an_empty_table_is_told_too() {
+        let mut world = World::new(&[1, 2], 2);
+        assert!(world.tell(1, &[], 0, false));
+        assert!(!world.tell(2, &[], 0, false));
     }
 }

@@ -50,6 +50,7 @@ impl Subscription {
             Ok(notify) => self.take(now_ms, notify),
             Err(refused) => {
                 self.doubt("malformed");
+                self.resync(now_ms);
                 return Err(refused);
             }
         }
@@ -64,10 +65,16 @@ impl Subscription {
         }
     }
 
-    /// Another cluster's table is none that was asked for; `*` is any domain's.
-    fn is_ours(&self, document: &Document) -> bool {
+    /// Another cluster's table is none that was asked for; `*` is any domain's. And one dialog is with one life of a
+    /// notifier: the next one knows nothing of it.
+    fn is_ours(&mut self, document: &Document) -> bool {
         let domain = document.domain.as_deref();
-        domain.is_none_or(|domain| domain == "*" || domain.eq_ignore_ascii_case(&self.wish.domain))
+        let is_domain = domain
+            .is_none_or(|domain| domain == "*" || domain.eq_ignore_ascii_case(&self.wish.domain));
+        let speaker = self
+            .speaker
+            .get_or_insert_with(|| document.notifier.clone());
+        is_domain && *speaker == document.notifier
     }
 
     fn take(&mut self, now_ms: u64, notify: Notify) {
@@ -146,15 +153,20 @@ impl Subscription {
             Ending::Rejected | Ending::NoResource | Ending::Invariant => {
                 self.end(Event::Terminated(ending));
             }
-            Ending::Deactivated | Ending::Timeout => self.reopen_soon(now_ms),
+            Ending::Timeout => self.reopen_soon(now_ms),
+            // Others may serve meanwhile.
+            Ending::Deactivated => {
+                self.fail(Trouble::Ended(ending.as_str()));
+                self.reopen_soon(now_ms);
+            }
             Ending::Probation | Ending::Giveup | Ending::Unknown => {
-                self.reopen(now_ms, retry_after);
+                self.reopen_later(now_ms, Trouble::Ended(ending.as_str()), retry_after);
             }
         }
     }
 
     /// RFC 6665 5.3.2: a gap is closed by a refresh, whose NOTIFY is full. Not more often than once a second.
-    fn resync(&mut self, now_ms: u64) {
+    pub(super) fn resync(&mut self, now_ms: u64) {
         let earliest_ms = self
             .resynced_ms
             .map_or(now_ms, |last| (last + 1_000).max(now_ms));

@@ -148,8 +148,23 @@ fn a_full_document_is_taken_whatever_its_version() {
         (table.domain(), table.notifier()),
         (Some("example.com"), Some("n1@1795379461123"))
     );
-    assert_eq!(table.apply(full_of(&view(4, vec![]), 1)), Applied::Changed);
+    assert_eq!(table.apply(full_of(&view(10, vec![]), 1)), Applied::Changed);
     assert_eq!(table.entries().count(), 0);
+}
+
+#[test]
+fn a_view_that_goes_back_in_one_life_of_a_notifier_is_dropped() {
+    let mut table = Table::new();
+    let nine = view(9, vec![entry("a", 2, false)]);
+    table.apply(full_of(&nine, 1));
+    let eight = view(8, vec![entry("a", 1, true)]);
+    assert_eq!(table.apply(full_of(&eight, 2)), Applied::Gap);
+    assert_eq!((table.view(), table.entries().count()), (Some(9), 1));
+    let other_life = Arc::new(View {
+        notifier: "n1@2".into(),
+        ..View::clone(&eight)
+    });
+    assert_eq!(table.apply(full_of(&other_life, 1)), Applied::Changed);
 }
 
 #[test]
@@ -266,7 +281,7 @@ fn a_stale_document_adds_and_takes_nothing_away() {
     let stale = |entries| {
         Arc::new(View {
             stale: true,
-            ..View::clone(&view(1, entries))
+            ..View::clone(&view(10, entries))
         })
     };
     let mut table = Table::new();
@@ -293,7 +308,7 @@ fn a_stale_document_adds_and_takes_nothing_away() {
     ));
     assert_eq!(table.apply(full_of(&stale(entries), 4)), Applied::Unchanged);
     assert_eq!(
-        table.apply(change_of(&view(2, vec![]), 1, 5)),
+        table.apply(change_of(&view(11, vec![]), 10, 5)),
         Applied::Changed,
         "stale no more"
     );

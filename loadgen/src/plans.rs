@@ -301,7 +301,7 @@ mod tests {
     fn a_bad_key_is_named_with_its_line() {
         let refusal = refused("# purpose\n\nentitys = 5\n");
         assert!(
-            refusal.starts_with("x.toml line 3: entitys: no flag of `loadgen run` has this name; there are target, entities, "),
+            refusal.starts_with("x.toml line 3: entitys: no flag of `loadgen run` has this name; there are target, publish-to, entities, "),
             "{refusal}"
         );
     }

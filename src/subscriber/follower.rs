@@ -147,8 +147,11 @@ impl Follower {
             }
             let now_ms = self.now_ms();
             if !self.is_stopping {
-                self.roster.advance(now_ms);
+                let is_view = self.roster.advance(now_ms);
                 self.obey();
+                if is_view {
+                    return Some(News::View);
+                }
             }
             let due_ms = self.roster.deadline_ms().filter(|_| !self.is_stopping);
             let due = self.epoch + Duration::from_millis(due_ms.unwrap_or_default());
@@ -241,12 +244,24 @@ async fn follow(
     number: u32,
     to: &mpsc::Sender<(u32, Heard)>,
 ) -> Loss {
+    // It has failed since it told its table: the same is to be told again.
+    let mut is_owed = false;
     loop {
         let heard = match session.next().await {
             Happening::Event(event) => match event {
-                Event::View => Heard::View(Arc::new(session.agent.table().clone())),
+                Event::View => {
+                    is_owed = false;
+                    Heard::View(Arc::new(session.agent.table().clone()))
+                }
+                Event::Notified if is_owed && !session.agent.is_failing() => {
+                    is_owed = false;
+                    Heard::View(Arc::new(session.agent.table().clone()))
+                }
                 Event::Notified => Heard::Notified,
-                Event::Failing(trouble) => Heard::Failing(trouble),
+                Event::Failing(trouble) => {
+                    is_owed = true;
+                    Heard::Failing(trouble)
+                }
                 Event::Restored => Heard::Restored,
                 Event::Refused(refusal) => return Loss::Refused(refusal),
                 Event::Terminated(ending) => return Loss::Terminated(ending),

@@ -140,6 +140,11 @@ impl Subscription {
         }
     }
 
+    /// Whether the notifier has not served since the last [`Event::Failing`].
+    pub fn is_failing(&self) -> bool {
+        self.is_failing
+    }
+
     /// What the notifier told, kept also while there is no subscription.
     pub fn table(&self) -> &Table {
         &self.table

@@ -14,6 +14,8 @@ use crate::wire::Transport;
 
 /// Those whom one notifier has lost go to the others spread over this time.
 const SPREAD_MS: u64 = 300;
+/// What one node knows the others know within this.
+const KNOWN_WITHIN_MS: u64 = 2_000;
 /// One that does not tell a whole table within this is replaced, and heard until then. Nodes are whole within 10 s of their
 /// start.
 const WHOLE_WITHIN_MS: u64 = 12_000;
@@ -89,6 +91,8 @@ pub struct Roster {
     want: usize,
     chance: Chance,
     members: Vec<Member>,
+    /// What those said last who were left while they served, for a while longer: the others may not know all of it yet.
+    parting: Vec<(u64, Arc<Table>)>,
     avoided: BTreeMap<SocketAddr, Avoided>,
     /// When a place that is free is filled; `None`: at once.
     fill_ms: Option<u64>,
@@ -107,6 +111,7 @@ impl Roster {
             want: want.max(1),
             chance,
             members: Vec::new(),
+            parting: Vec::new(),
             avoided: BTreeMap::new(),
             fill_ms: Some(0),
             next: 0,
@@ -142,24 +147,28 @@ impl Roster {
 
     pub fn deadline_ms(&self) -> Option<u64> {
         let late = self.members.iter().filter_map(Member::late_ms);
-        late.chain(self.fill_ms).min()
+        let parting = self.parting.iter().map(|(until_ms, _)| *until_ms);
+        late.chain(parting).chain(self.fill_ms).min()
     }
 
-    pub fn advance(&mut self, now_ms: u64) {
-        let mut is_any_late = false;
+    /// Does what the time demands; whether that makes another table.
+    pub fn advance(&mut self, now_ms: u64) -> bool {
+        let mut is_news = false;
+        let mut is_due = self.parting.iter().any(|(until_ms, _)| *until_ms <= now_ms);
+        self.parting.retain(|(until_ms, _)| *until_ms > now_ms);
         for member in &mut self.members {
             let is_late = member.late_ms().is_some_and(|late_ms| late_ms <= now_ms);
             member.is_late |= is_late;
-            is_any_late |= is_late;
+            is_due |= is_late;
         }
-        if is_any_late {
-            // The table is what it was.
-            self.settle(now_ms);
+        if is_due {
+            is_news = self.settle(now_ms);
         }
         if self.fill_ms.is_some_and(|at_ms| at_ms <= now_ms) {
             self.fill_ms = None;
             self.fill(now_ms);
         }
+        is_news
     }
 
     /// A notifier told a table. Whether that makes another one of what all say.
@@ -196,14 +205,13 @@ impl Roster {
         self.settle(now_ms)
     }
 
-    /// It answers again.
+    /// It answers again. What it said before it failed counts no more: it is to tell its table anew.
     pub fn restored(&mut self, now_ms: u64, number: u32) -> bool {
         match self.member(number) {
             Some(member) if member.standing == Standing::Fails => {
-                member.standing = match member.table {
-                    Some(_) => Standing::Serves,
-                    None => Standing::Begun,
-                };
+                member.standing = Standing::Begun;
+                member.lacks_since_ms = Some(now_ms);
+                member.is_late = false;
                 self.settle(now_ms)
             }
             _ => false,
@@ -270,15 +278,23 @@ impl Roster {
         }
         // Nobody else is needed. Their claims go with them, and what they say while they end is not heard.
         let mut kept = 0;
-        for member in &self.members {
+        let (stay, go): (Vec<_>, Vec<_>) = self.members.drain(..).partition(|member| {
             kept += usize::from(member.serves());
-            if !member.serves() || kept > self.want {
-                let number = member.number;
-                self.orders.push_back(Order::End { number });
-            }
+            member.serves() && kept <= self.want
+        });
+        self.members = stay;
+        for Member {
+            number,
+            standing,
+            table,
+            ..
+        } in go
+        {
+            self.orders.push_back(Order::End { number });
+            let table = table.filter(|_| standing == Standing::Serves);
+            self.parting
+                .extend(table.map(|table| (now_ms + KNOWN_WITHIN_MS, table)));
         }
-        self.members.retain(Member::serves);
-        self.members.truncate(self.want);
         self.merge() | is_news
     }
 
@@ -291,14 +307,19 @@ impl Roster {
         let tables: Vec<&Table> = tables
             .filter_map(|member| member.table.as_deref())
             .collect();
+        let parting = self.parting.iter().map(|(_, table)| &**table);
         let view = self.revision + 1;
         let is_whole = tables.iter().any(|table| !table.is_stale());
         let merged = match tables[..] {
             // One alone speaks for itself, its view's number included.
-            [only] if self.want == 1 && (is_whole || only.notifier() == self.table.notifier()) => {
+            [only]
+                if self.want == 1
+                    && self.parting.is_empty()
+                    && (is_whole || only.notifier() == self.table.notifier()) =>
+            {
                 only.clone()
             }
-            _ if is_whole => Table::merged(tables, view),
+            _ if is_whole => Table::merged(tables.into_iter().chain(parting), view),
             _ => {
                 let mut kept = Table::merged([&*self.table].into_iter().chain(tables), view);
                 kept.mark_stale();
@@ -393,9 +414,9 @@ impl Roster {
         }
     }
 
-    /// Whom to ask next: of the notifiers that are shown to be up the less loaded of two, or one of those named, first those
-    /// that nothing is known against. Where nobody serves what is shown may be old, so either may be it. By chance, so that
-    /// many subscribers spread.
+    /// Whom to ask next: of the notifiers that are shown to be up the less loaded of two; else one of those named that are not
+    /// known to be dead, if there is one. Where nobody serves, what is shown may be old, so it may be anybody. By chance, so
+    /// that many subscribers spread.
     fn candidate(&mut self, now_ms: u64) -> Option<SocketAddr> {
         let is_taken = |at: &SocketAddr| self.members.iter().any(|member| member.at == *at);
         let is_avoided = |at: &SocketAddr| {
@@ -410,12 +431,18 @@ impl Roster {
         }
         shown.retain(|shown| !shown.places.is_empty());
         let unfit = self.shown(|status| *status != Status::Up);
-        let seeds = self.seeds.iter().copied();
-        let seeds = seeds.filter(|at| !is_taken(at) && !is_avoided(at));
-        let (last, first): (Vec<_>, Vec<_>) =
-            seeds.partition(|seed| unfit.iter().any(|shown| shown.places.contains(seed)));
-        let seeds = if first.is_empty() { last } else { first };
+        let is_unfit = |at: &SocketAddr| unfit.iter().any(|shown| shown.places.contains(at));
         let serves = self.serving() > 0;
+        let mut seeds = self.seeds.clone();
+        if serves {
+            // Others know who is dead; without them who was may be back.
+            seeds.sort_by_key(is_unfit);
+            let fit = seeds.iter().filter(|at| !is_unfit(at)).count();
+            seeds.truncate(if fit > 0 { fit } else { seeds.len() });
+        } else {
+            seeds.extend(unfit.iter().flat_map(|shown| &shown.places));
+        }
+        seeds.retain(|at| !is_taken(at) && !is_avoided(at));
         let mut draw = |among: usize| self.chance.within(0..among as u64) as usize;
         let from_shown = match (shown.is_empty(), seeds.is_empty()) {
             (true, true) => return None,
@@ -439,307 +466,4 @@ struct Shown {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::info::{Format, parse};
-
-    fn at(number: usize) -> SocketAddr {
-        ([192, 0, 2, number as u8], 5060).into()
-    }
-
-    /// What notifier `by` says: notifiers with their status, and one server with the stamp of its last change.
-    fn table(by: usize, notifiers: &[(usize, &str)], server: u64, stale: bool) -> Arc<Table> {
-        let notifier = |(number, status): &(usize, &str)| {
-            format!(
-                "{{\"id\":\"n{number}\",\"status\":\"{status}\",\"updated\":\"5.0.n1\",\"services\":[\"notifier\"],\
-                 \"addresses\":[{{\"ip\":\"192.0.2.{number}\",\"port\":5060,\"transport\":\"udp\"}}]}}"
-            )
-        };
-        let mut servers: Vec<String> = notifiers.iter().map(notifier).collect();
-        if server > 0 {
-            servers.push(format!(
-                "{{\"id\":\"p1\",\"status\":\"up\",\"load\":{},\"updated\":\"{server}.0.n1\",\"addresses\":\
-                 [{{\"ip\":\"192.0.2.99\",\"port\":5060,\"transport\":\"udp\"}}]}}",
-                server % 100
-            ));
-        }
-        let text = format!(
-            "{{\"domain\":\"d\",\"notifier\":\"n{by}@1\",\"version\":1,\"view\":1,\"state\":\"full\",\"stale\":{stale},\
-             \"servers\":[{}]}}",
-            servers.join(",")
-        );
-        let mut table = Table::new();
-        table.apply(parse(text.as_bytes(), Format::Json).expect("a document"));
-        Arc::new(table)
-    }
-
-    /// A roster, and which attempts stand where.
-    struct World {
-        roster: Roster,
-        now_ms: u64,
-        stands: BTreeMap<u32, SocketAddr>,
-    }
-
-    impl World {
-        fn new(seeds: &[usize], want: usize) -> World {
-            let seeds = seeds.iter().map(|&number| at(number)).collect();
-            let mut world = World {
-                roster: Roster::new(seeds, Transport::Udp, want, Chance::new(5)),
-                now_ms: 0,
-                stands: BTreeMap::new(),
-            };
-            world.pass(0);
-            world
-        }
-
-        fn pass(&mut self, ms: u64) {
-            self.now_ms += ms;
-            if self
-                .roster
-                .deadline_ms()
-                .is_some_and(|at_ms| at_ms <= self.now_ms)
-            {
-                self.roster.advance(self.now_ms);
-            }
-            while let Some(order) = self.roster.next_order() {
-                match order {
-                    Order::Begin { number, at } => drop(self.stands.insert(number, at)),
-                    Order::End { number } => drop(self.stands.remove(&number)),
-                }
-            }
-        }
-
-        fn number(&self, of: usize) -> u32 {
-            let found = self.stands.iter().find(|(_, place)| **place == at(of));
-            *found.expect("it is subscribed").0
-        }
-
-        fn tell(
-            &mut self,
-            by: usize,
-            notifiers: &[(usize, &str)],
-            server: u64,
-            stale: bool,
-        ) -> bool {
-            let number = self.number(by);
-            let is_news =
-                self.roster
-                    .told(self.now_ms, number, table(by, notifiers, server, stale));
-            self.pass(0);
-            is_news
-        }
-
-        fn places(&self) -> Vec<SocketAddr> {
-            let mut places: Vec<_> = self.stands.values().copied().collect();
-            places.sort();
-            places
-        }
-
-        fn server(&self) -> Option<u64> {
-            self.roster
-                .table()
-                .get("p1")
-                .map(|entry| entry.updated().ms)
-        }
-    }
-
-    #[test]
-    fn the_newest_word_of_any_counts_and_none_goes_back() {
-        let mut world = World::new(&[1, 2], 2);
-        assert_eq!(world.places(), [at(1), at(2)]);
-        assert!(world.tell(1, &[], 7, false));
-        assert!(!world.tell(2, &[], 6, false), "an older word is no news");
-        assert_eq!(world.server(), Some(7));
-        assert!(world.tell(2, &[], 8, false));
-        // One that regresses, or knows nothing yet, takes nothing back.
-        assert!(!world.tell(1, &[], 3, false));
-        assert!(!world.tell(1, &[], 0, true));
-        assert_eq!(world.server(), Some(8));
-    }
-
-    #[test]
-    fn a_claim_goes_with_the_last_who_makes_it() {
-        let mut world = World::new(&[1, 2], 2);
-        world.tell(1, &[], 7, false);
-        world.tell(2, &[], 7, false);
-        assert!(!world.tell(1, &[], 0, false));
-        assert_eq!(world.server(), Some(7));
-        assert!(world.tell(2, &[], 0, false));
-        assert_eq!(world.server(), None);
-    }
-
-    #[test]
-    fn one_of_two_is_lost_without_a_gap_and_another_takes_its_place() {
-        let all = [(1, "up"), (2, "up"), (3, "up")];
-        let mut world = World::new(&[1, 2], 2);
-        world.tell(1, &all, 7, false);
-        world.tell(2, &all, 7, false);
-        let number = world.number(1);
-        assert!(
-            !world.roster.fails(world.now_ms, number),
-            "the table is the same"
-        );
-        assert!(!world.roster.table().is_stale());
-        world.pass(SPREAD_MS);
-        assert_eq!(world.places(), [at(1), at(2), at(3)]);
-        // The one that fails is given up when the other serves.
-        world.tell(3, &all, 7, false);
-        assert_eq!(world.places(), [at(2), at(3)]);
-    }
-
-    #[test]
-    fn one_that_the_other_calls_dead_or_that_drains_is_replaced_and_heard_until_then() {
-        for status in ["down", "draining"] {
-            let all = [(1, "up"), (2, "up"), (3, "up")];
-            let mut world = World::new(&[1, 2], 2);
-            world.tell(1, &all, 7, false);
-            world.tell(2, &all, 7, false);
-            world.tell(2, &[(1, status), (2, "up"), (3, "up")], 7, false);
-            // Both say so of equal stamps: the first counts, as long as it is heard.
-            world.tell(1, &[(1, status), (2, "up"), (3, "up")], 8, false);
-            assert_eq!(world.server(), Some(8));
-            world.pass(SPREAD_MS);
-            assert_eq!(world.places(), [at(1), at(2), at(3)], "{status}");
-            world.tell(3, &[(1, status), (2, "up"), (3, "up")], 8, false);
-            assert_eq!(world.places(), [at(2), at(3)], "{status}");
-        }
-    }
-
-    #[test]
-    fn who_is_alone_keeps_the_last_good_table_and_asks_whom_it_knows() {
-        let mut world = World::new(&[1], 1);
-        world.tell(1, &[(1, "up"), (2, "up")], 7, false);
-        let number = world.number(1);
-        assert!(world.roster.fails(world.now_ms, number), "it is stale now");
-        assert!(world.roster.table().is_stale());
-        assert_eq!(world.server(), Some(7));
-        world.pass(SPREAD_MS);
-        assert_eq!(world.places(), [at(1), at(2)]);
-        // The next one is starting: what it does not know yet is not gone, and the first is not given up for it.
-        world.tell(2, &[], 0, true);
-        assert_eq!(world.server(), Some(7));
-        assert_eq!(world.places(), [at(1), at(2)]);
-        world.tell(2, &[(2, "up")], 9, false);
-        assert!(!world.roster.table().is_stale());
-        assert_eq!((world.server(), world.places()), (Some(9), vec![at(2)]));
-    }
-
-    #[test]
-    fn who_refuses_is_asked_no_more_and_who_ends_is_asked_later() {
-        let mut world = World::new(&[1, 2], 1);
-        let first = world.places()[0];
-        let number = *world.stands.keys().next().expect("one");
-        world.stands.clear();
-        world.roster.ended(world.now_ms, number, true);
-        world.pass(SPREAD_MS);
-        let second = world.places()[0];
-        assert_ne!(first, second);
-        let number = *world.stands.keys().next().expect("one");
-        world.stands.clear();
-        world.roster.ended(world.now_ms, number, false);
-        assert!(!world.roster.is_over());
-        world.pass(SPREAD_MS);
-        assert_eq!(world.places(), [], "it waits");
-        world.pass(1_000);
-        assert_eq!(world.places(), [second]);
-        let number = *world.stands.keys().next().expect("one");
-        world.roster.ended(world.now_ms, number, true);
-        assert!(world.roster.is_over());
-    }
-
-    #[test]
-    fn many_subscribers_spread_over_the_notifiers_that_are_shown() {
-        let all = [(1, "up"), (2, "up"), (3, "up"), (4, "up")];
-        let mut counts = BTreeMap::new();
-        for seed in 0..300 {
-            let mut world = World::new(&[1], 1);
-            world.roster.chance = Chance::new(seed);
-            world.tell(1, &all, 7, false);
-            let number = world.number(1);
-            world.roster.fails(world.now_ms, number);
-            world.pass(SPREAD_MS);
-            let next = *world.stands.values().last().expect("one");
-            *counts.entry(next).or_insert(0) += 1;
-        }
-        assert_eq!(counts.len(), 3);
-        assert!(
-            counts.values().all(|count| (60..140).contains(count)),
-            "{counts:?}"
-        );
-    }
-
-    #[test]
-    fn a_leaving_notifier_that_dies_takes_its_old_table_with_it() {
-        let mut world = World::new(&[1, 2], 2);
-        world.tell(1, &[(1, "up"), (2, "up")], 7, false);
-        world.tell(2, &[(1, "down"), (2, "up")], 9, false);
-        let numbers = [1, 2].map(|of| world.number(of));
-        world.roster.fails(world.now_ms, numbers[0]);
-        world.roster.fails(world.now_ms, numbers[1]);
-        assert!(world.roster.table().is_stale());
-        assert_eq!((world.server(), world.roster.serving()), (Some(9), 0));
-    }
-
-    #[test]
-    fn who_never_tells_all_is_replaced_and_heard_until_then() {
-        let mut world = World::new(&[1, 2], 1);
-        let first = world.places()[0];
-        let by = if first == at(1) { 1 } else { 2 };
-        world.tell(by, &[], 7, true);
-        world.pass(WHOLE_WITHIN_MS);
-        world.pass(SPREAD_MS);
-        assert_eq!(world.places(), [at(1), at(2)]);
-        assert_eq!(world.server(), Some(7));
-        world.tell(3 - by, &[], 8, false);
-        assert_eq!(world.places(), [at(3 - by)]);
-    }
-
-    #[test]
-    fn a_wait_for_one_who_refused_does_not_hold_up_another() {
-        let mut world = World::new(&[1, 2], 2);
-        let number = world.number(1);
-        world.stands.remove(&number);
-        world.roster.ended(world.now_ms, number, true);
-        world.tell(2, &[], 7, false);
-        world.pass(SPREAD_MS);
-        assert_eq!(world.places(), [at(2)]);
-        world.tell(2, &[(3, "up")], 7, false);
-        world.pass(SPREAD_MS);
-        assert_eq!(world.places(), [at(2), at(3)]);
-    }
-
-    #[test]
-    fn one_node_at_two_addresses_is_one_notifier() {
-        let mut world = World::new(&[1, 2], 2);
-        world.tell(1, &[], 7, false);
-        // It answers at the second address as well.
-        let number = world.number(2);
-        let same = table(1, &[], 7, false);
-        world.roster.told(world.now_ms, number, same);
-        world.pass(0);
-        assert_eq!(world.places(), [at(1)]);
-    }
-
-    #[test]
-    fn while_nobody_serves_not_all_who_are_known_are_asked_at_once() {
-        let all: Vec<(usize, &str)> = (1..=50).map(|number| (number, "up")).collect();
-        let mut world = World::new(&[1], 1);
-        world.tell(1, &all, 7, false);
-        for _ in 0..100 {
-            let numbers: Vec<u32> = world.stands.keys().copied().collect();
-            for number in numbers {
-                world.roster.fails(world.now_ms, number);
-            }
-            world.pass(4_000);
-            assert!(world.stands.len() <= 4, "{}", world.stands.len());
-        }
-        assert_eq!(world.server(), Some(7));
-    }
-
-    #[test]
-    fn an_empty_table_is_told_too() {
-        let mut world = World::new(&[1, 2], 2);
-        assert!(world.tell(1, &[], 0, false));
-        assert!(!world.tell(2, &[], 0, false));
-    }
-}
+mod tests;

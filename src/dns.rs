@@ -148,6 +148,10 @@ impl Zone {
         {
             return ResponseCode::Refused;
         }
+        // Who has not heard of anybody yet cannot say that there is nobody.
+        if table.view().is_none() {
+            return ResponseCode::ServFail;
+        }
         answer.metadata.authoritative = true;
         let serial = table.view().unwrap_or_default() as u32;
         match self.find(table, question, serial) {
@@ -514,9 +518,12 @@ mod tests {
         let all = TWO.replace("\"up\"", "\"down\"");
         let answer = ask(&table(&all), "_sip._udp.example.com.", RecordType::SRV);
         assert_eq!(data(&answer), ["0 0 0 ."]);
-        let nobody = ask(&Table::new(), "_sip._udp.example.com.", RecordType::SRV);
+        let nobody = ask(&table(""), "_sip._udp.example.com.", RecordType::SRV);
         assert_eq!(nobody.metadata.response_code, ResponseCode::NXDomain);
         assert_eq!(nobody.authorities.len(), 1);
+        let unknown = ask(&Table::new(), "_sip._udp.example.com.", RecordType::SRV);
+        assert_eq!(unknown.metadata.response_code, ResponseCode::ServFail);
+        assert!(!unknown.metadata.authoritative);
     }
 
     #[test]

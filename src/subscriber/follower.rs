@@ -218,6 +218,11 @@ impl Follower {
                 let is_view = self.roster.restored(now_ms, number);
                 (is_view, Some(News::Restored(at)))
             }
+            // The table stays as it was seen last.
+            Heard::Ended(loss) if self.is_stopping => {
+                self.places.remove(&number);
+                (false, Some(News::Lost(at, loss)))
+            }
             Heard::Ended(loss) => {
                 self.places.remove(&number);
                 let refused = matches!(loss, Loss::Refused(_) | Loss::Terminated(_));

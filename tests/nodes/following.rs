@@ -154,6 +154,17 @@ fn picks_keep_to_loads_and_keys_and_say_when_there_is_nothing() {
     let (_, first, _) = pick(&["--key", "alice", "--service", "proxy"]);
     let (_, again, _) = pick(&["--key", "alice", "--service", "proxy", "-n", "3"]);
     assert_eq!(again, [&first[..], &first[..], &first[..]].concat());
+    // A fetch shows one table, whole.
+    let mut once = Command::new(env!("CARGO_BIN_EXE_fanfare"));
+    once.args(["watch", "--via", &via, "--domain", "example.com"])
+        .args(["--once", "--json"]);
+    let output = once.output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert_eq!(
+        (output.status.code(), text.lines().count()),
+        (Some(0), 1),
+        "{text}"
+    );
     let (code, lines, log) = pick(&["--service", "turn"]);
     assert_eq!((code, lines.len()), (Some(3), 0));
     assert_eq!(

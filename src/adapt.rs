@@ -20,9 +20,7 @@ use crate::dns::{Carrier, Zone};
 use crate::redirect::Redirector;
 use crate::session::{End, Signals};
 use crate::subscriber::{Settings, Subscriber};
-use crate::subscription::Wish;
-use crate::tool::{self, ToolError, TransportArgument, say};
-use crate::wire::Transport;
+use crate::tool::{self, Source, ToolError, say};
 
 /// The life that the subscriptions ask for, in seconds.
 const EXPIRES_S: u32 = 60;
@@ -44,72 +42,55 @@ pub struct Arguments {
 #[derive(Debug, Clone, Subcommand)]
 enum Adapter {
     /// Answer every SIP request with 302 and the servers to send it to, best first; 503 where none is left
-    Redirect(Redirect),
+    Redirect(Common),
     /// Be the name server of the domain: NAPTR, SRV and addresses of the servers as they are
     Dns(Dns),
 }
 
-/// Where the table comes from.
+/// What every adapter wants to know.
 #[derive(Debug, Clone, Args)]
-struct Source {
-    /// Notifiers to subscribe at, others are found from there (repeatable, or with commas). A domain is looked up by
-    /// NAPTR and SRV
-    #[arg(
-        long,
-        value_name = "HOST[:PORT]",
-        default_value = "127.0.0.1:5060",
-        value_delimiter = ','
-    )]
-    via: Vec<String>,
-    /// Domain whose servers are used
-    #[arg(long, value_name = "NAME", value_parser = tool::domain)]
-    domain: String,
-    /// Transport of the subscriptions
-    #[arg(long, default_value = "udp")]
-    transport: TransportArgument,
-}
-
-impl Source {
-    async fn subscribe(&self) -> Result<Subscriber, ToolError> {
-        let transport = Transport::from(self.transport);
-        let via = tool::notifiers("--via", &self.via, transport).await?;
-        Ok(Subscriber::with(Settings {
-            notifiers: via.len().clamp(2, 8),
-            via,
-            transport,
-            wish: Wish {
-                domain: self.domain.clone(),
-                filter: None,
-                expires_s: EXPIRES_S,
-            },
-        }))
-    }
-}
-
-/// Flags of `fanfare adapt redirect`.
-#[derive(Debug, Clone, Args)]
-struct Redirect {
+struct Common {
     #[command(flatten)]
     source: Source,
-    /// Address and UDP port to take requests at
+    /// Address and port to be asked at
     #[arg(long, value_name = "ADDRESS:PORT")]
     listen: SocketAddr,
     /// Service that the servers must offer
     #[arg(long, value_name = "NAME", value_parser = tool::service)]
     service: Option<Box<str>>,
+}
+
+impl Common {
+    async fn bind(&self) -> Result<(UdpSocket, SocketAddr), ToolError> {
+        let socket = UdpSocket::bind(self.listen).await;
+        let socket = socket.map_err(|error| self.unusable(&error))?;
+        let at = socket.local_addr().map_err(ToolError::io("socket"))?;
+        Ok((socket, at))
+    }
+
+    fn unusable(&self, error: &io::Error) -> ToolError {
+        ToolError::Argument {
+            flag: "--listen",
+            value: self.listen.to_string(),
+            problem: error.to_string(),
+        }
+    }
+
+    /// At two notifiers at least, so that none is missed.
+    async fn subscribe(&self) -> Result<Subscriber, ToolError> {
+        let settings = self.source.settings(Vec::new(), EXPIRES_S).await?;
+        Ok(Subscriber::with(Settings {
+            notifiers: settings.via.len().clamp(2, 8),
+            ..settings
+        }))
+    }
 }
 
 /// Flags of `fanfare adapt dns`.
 #[derive(Debug, Clone, Args)]
 struct Dns {
     #[command(flatten)]
-    source: Source,
-    /// Address and port to take queries at, over UDP and TCP
-    #[arg(long, value_name = "ADDRESS:PORT")]
-    listen: SocketAddr,
-    /// Service that the servers must offer
-    #[arg(long, value_name = "NAME", value_parser = tool::service)]
-    service: Option<Box<str>>,
+    common: Common,
     /// Life of the records, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=86_400))]
     ttl: u32,
@@ -124,11 +105,9 @@ pub async fn run(arguments: Arguments) -> Result<(), ToolError> {
     }
 }
 
-async fn redirect(flags: Redirect, mut signals: Signals) -> Result<(), ToolError> {
-    let socket = UdpSocket::bind(flags.listen).await;
-    let socket = socket.map_err(unusable(flags.listen))?;
-    let subscriber = flags.source.subscribe().await?;
-    let at = socket.local_addr().map_err(ToolError::io("socket"))?;
+async fn redirect(flags: Common, mut signals: Signals) -> Result<(), ToolError> {
+    let (socket, at) = flags.bind().await?;
+    let subscriber = flags.subscribe().await?;
     say(format_args!("fanfare redirect ready udp={at}"));
     let mut redirector = Redirector::new(flags.service, Chance::new(rand::random()));
     let epoch = Instant::now();
@@ -157,19 +136,19 @@ async fn redirect(flags: Redirect, mut signals: Signals) -> Result<(), ToolError
 }
 
 async fn dns(flags: Dns, mut signals: Signals) -> Result<(), ToolError> {
-    let unusable = || unusable(flags.listen);
-    let socket = UdpSocket::bind(flags.listen).await.map_err(unusable())?;
-    let at = socket.local_addr().map_err(ToolError::io("socket"))?;
-    let listener = TcpListener::bind(at).await.map_err(unusable())?;
-    let domain = &flags.source.domain;
-    let zone = Zone::new(domain, flags.service.clone(), flags.ttl, Some(at.ip()));
+    let Dns { common, ttl } = flags;
+    let (socket, at) = common.bind().await?;
+    let listener = TcpListener::bind(at).await;
+    let listener = listener.map_err(|error| common.unusable(&error))?;
+    let domain = &common.source.domain;
+    let zone = Zone::new(domain, common.service.clone(), ttl, Some(at.ip()));
     let zone = zone.ok_or_else(|| ToolError::Argument {
         flag: "--domain",
         value: domain.clone(),
         problem: "no name of DNS".to_owned(),
     })?;
     let zone = Rc::new(RefCell::new(zone));
-    let subscriber = Rc::new(flags.source.subscribe().await?);
+    let subscriber = Rc::new(common.subscribe().await?);
     say(format_args!("fanfare dns ready udp={at} tcp={at}"));
     let mut buffer = vec![0; DATAGRAM_MOST];
     let streams = LocalSet::new();
@@ -267,13 +246,5 @@ fn taken(received: io::Result<(usize, SocketAddr)>) -> Option<(usize, SocketAddr
 async fn send(socket: &UdpSocket, to: SocketAddr, bytes: &[u8]) {
     if let Err(error) = socket.send_to(bytes, to).await {
         tracing::debug!(%error, %to, "not sent");
-    }
-}
-
-fn unusable(listen: SocketAddr) -> impl FnOnce(io::Error) -> ToolError {
-    move |error| ToolError::Argument {
-        flag: "--listen",
-        value: listen.to_string(),
-        problem: error.to_string(),
     }
 }

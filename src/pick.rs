@@ -9,31 +9,19 @@ use serde::Serialize;
 use tokio::time::{Instant, timeout_at};
 
 use crate::client::Chance;
-use crate::info::{AddressTransport, Filter, Table};
-use crate::subscriber::{Follower, News, Settings};
-use crate::subscription::{Pick, Picker, Wish, Work};
-use crate::tool::{self, ToolError, TransportArgument, over};
-use crate::wire::Transport;
+use crate::info::{AddressTransport, Table};
+use crate::subscriber::{Follower, News};
+use crate::subscription::{Pick, Picker, Work};
+use crate::tool::{self, Source, ToolError, VIEW_WITHIN, over};
 
-/// How long a view is waited for: four sendings of a SUBSCRIBE, the last at 7.5 s.
-const VIEW_WITHIN: Duration = Duration::from_secs(8);
 /// One that may lack servers is picked from when no better one has come so much later.
 const BETTER_WITHIN: Duration = Duration::from_secs(2);
 
 /// Flags of `fanfare pick`.
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// Notifier to ask; of several all are asked (repeatable, or with commas). A domain is looked up by NAPTR and SRV
-    #[arg(
-        long,
-        value_name = "HOST[:PORT]",
-        default_value = "127.0.0.1:5060",
-        value_delimiter = ','
-    )]
-    via: Vec<String>,
-    /// Domain whose servers are picked from
-    #[arg(long, value_name = "NAME", value_parser = tool::domain)]
-    domain: String,
+    #[command(flatten)]
+    source: Source,
     /// Service that the server must offer
     #[arg(long, value_name = "NAME", value_parser = tool::service)]
     service: Option<Box<str>>,
@@ -49,9 +37,6 @@ pub struct Arguments {
     /// Write each pick as JSON
     #[arg(long)]
     json: bool,
-    /// Transport of the subscription
-    #[arg(long, default_value = "udp")]
-    transport: TransportArgument,
 }
 
 fn by(text: &str) -> Result<AddressTransport, &'static str> {
@@ -66,20 +51,9 @@ struct Line<'p> {
 
 /// Picks and ends.
 pub async fn run(arguments: Arguments) -> Result<(), ToolError> {
-    let transport = Transport::from(arguments.transport);
     let services = arguments.service.iter().cloned().collect();
-    let filter = Filter::new(services, Vec::new(), Vec::new(), None);
-    let settings = Settings {
-        via: tool::notifiers("--via", &arguments.via, transport).await?,
-        transport,
-        wish: Wish {
-            domain: arguments.domain.clone(),
-            filter: filter.ok().filter(|filter| !filter.is_empty()),
-            // RFC 6665 4.4.3: a fetch.
-            expires_s: 0,
-        },
-        notifiers: arguments.via.len(),
-    };
+    // RFC 6665 4.4.3: a fetch.
+    let settings = arguments.source.settings(services, 0).await?;
     let mut follower = Follower::new(settings);
     wait(&mut follower, &arguments).await?;
     match write(follower.table(), &arguments) {
@@ -110,10 +84,7 @@ async fn wait(follower: &mut Follower, arguments: &Arguments) -> Result<(), Tool
     if follower.table().view().is_some() {
         return Ok(());
     }
-    Err(ToolError::Silent {
-        peer: arguments.via.join(", "),
-        seconds: VIEW_WITHIN.as_secs(),
-    })
+    Err(arguments.source.silent())
 }
 
 /// False where there is nothing to pick.
@@ -147,6 +118,6 @@ fn what(arguments: &Arguments) -> String {
     let service = service.map_or("any service".to_owned(), |name| format!("service {name}"));
     format!(
         "no server of {} offers {service} and is not down",
-        arguments.domain
+        arguments.source.domain
     )
 }

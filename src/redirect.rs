@@ -3,6 +3,8 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use siphasher::sip::SipHasher13;
+
 use crate::client::Chance;
 use crate::counters::counters;
 use crate::info::{Address, AddressTransport, Table};
@@ -33,8 +35,8 @@ pub struct Redirector {
     service: Option<Box<str>>,
     picker: Picker,
     chance: Chance,
-    /// What makes To-tags that nobody guesses, and of one request the same.
-    secret: String,
+    /// Makes To-tags that nobody guesses, and of one request the same.
+    tags: SipHasher13,
     pub counters: Counters,
 }
 
@@ -43,7 +45,10 @@ impl Redirector {
         Redirector {
             service,
             picker: Picker::new(Chance::new(chance.within(0..u64::MAX))),
-            secret: chance.token(),
+            tags: SipHasher13::new_with_keys(
+                chance.within(0..u64::MAX),
+                chance.within(0..u64::MAX),
+            ),
             chance,
             counters: Counters::default(),
         }
@@ -134,9 +139,7 @@ impl Redirector {
     /// RFC 3261 8.2.7: the same for every copy of a request.
     fn tag(&self, message: &Message<'_>) -> String {
         let via = message.first(Name::Via).unwrap_or_default();
-        let via = String::from_utf8_lossy(via);
-        let digest = crate::rendezvous::digest(&self.secret, &[&via]);
-        format!("{digest:016x}")
+        format!("{:016x}", self.tags.hash(via))
     }
 }
 

@@ -19,11 +19,6 @@ pub fn rendezvous<'n, N: AsRef<str>>(
     names.into_iter().max_by_key(|name| order(name))
 }
 
-/// A digest of texts, in this order. Not secret, unless one of them is.
-pub fn digest(first: &str, rest: &[&str]) -> u64 {
-    weight(first, rest)
-}
-
 fn weight(name: &str, key: &[&str]) -> u64 {
     let mut hasher = SipHasher13::new_with_key(&[0; 16]);
     for part in std::iter::once(&name).chain(key) {

@@ -2,19 +2,23 @@
 
 use std::fmt;
 use std::io::{self, Write, stdout};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 
 use crate::client::Refusal;
 use crate::config;
-use crate::info::is_id;
+use crate::info::{Filter, is_id};
 use crate::notifier::names::Target;
 use crate::resolver;
 use crate::session::link::{Link, resolve};
-use crate::subscriber::Loss;
-use crate::subscription::Ending;
+use crate::subscriber::{Loss, Settings};
+use crate::subscription::{Ending, Wish};
 use crate::wire::Transport;
+
+/// How long a view is waited for: four sendings of a SUBSCRIBE, the last at 7.5 s.
+pub const VIEW_WITHIN: Duration = Duration::from_secs(8);
 
 /// Why a tool ends without having done what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -98,40 +102,100 @@ pub async fn open(flag: &'static str, peer: &str, transport: Transport) -> Resul
     Link::open(address, transport).await.map_err(unusable)
 }
 
-/// The notifiers that a flag names: addresses, hosts with a port, or domains that are looked up by RFC 3263.
-pub async fn notifiers(
-    flag: &'static str,
-    peers: &[String],
-    transport: Transport,
-) -> Result<Vec<SocketAddr>, ToolError> {
-    let mut found: Vec<SocketAddr> = Vec::new();
-    for peer in peers {
-        let is_domain = !peer.contains(':') && peer.parse::<std::net::IpAddr>().is_err();
-        let mut addresses = Vec::new();
-        if is_domain && let Ok(resolver) = resolver::open(&[]) {
-            let target = Target {
-                host: peer.as_str().into(),
-                port: None,
-                transport: None,
-            };
-            let location = resolver::locate(&resolver, &target).await;
-            let fitting = location.addresses.into_iter();
-            addresses.extend(fitting.filter(|(by, _)| *by == transport).map(|(_, at)| at));
-        }
-        if addresses.is_empty() {
-            addresses.push(resolve(peer).map_err(|error| ToolError::Argument {
-                flag,
-                value: peer.clone(),
-                problem: error.to_string(),
-            })?);
-        }
-        let new: Vec<_> = addresses
-            .into_iter()
-            .filter(|at| !found.contains(at))
-            .collect();
-        found.extend(new);
+/// Where a tool's table comes from.
+#[derive(Debug, Clone, Args)]
+pub struct Source {
+    /// Notifier, or proxy on the way to it, to subscribe at; of several the tables are merged (repeatable, or with commas). A
+    /// domain is looked up by NAPTR and SRV
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        default_value = "127.0.0.1:5060",
+        value_delimiter = ','
+    )]
+    pub via: Vec<String>,
+    /// Domain whose servers the table has
+    #[arg(long, value_name = "NAME", value_parser = domain)]
+    pub domain: String,
+    /// Transport of the subscription
+    #[arg(long, default_value = "udp")]
+    transport: TransportArgument,
+}
+
+impl Source {
+    /// What to follow there: servers of one of these services, or without any all; for as many notifiers as were named.
+    pub async fn settings(
+        &self,
+        services: Vec<Box<str>>,
+        expires_s: u32,
+    ) -> Result<Settings, ToolError> {
+        let named = services.join(" ");
+        let filter = Filter::new(services, Vec::new(), Vec::new(), None);
+        let filter = filter.map_err(|error| ToolError::Argument {
+            flag: "--service",
+            value: named,
+            problem: error.to_string(),
+        })?;
+        let transport = Transport::from(self.transport);
+        Ok(Settings {
+            via: self.notifiers(transport).await?,
+            transport,
+            wish: Wish {
+                domain: self.domain.clone(),
+                filter: Some(filter).filter(|filter| !filter.is_empty()),
+                expires_s,
+            },
+            notifiers: self.via.len(),
+        })
     }
-    Ok(found)
+
+    /// Those that were named, for messages.
+    pub fn peers(&self) -> String {
+        self.via.join(", ")
+    }
+
+    /// Nobody told a view in time.
+    pub fn silent(&self) -> ToolError {
+        ToolError::Silent {
+            peer: self.peers(),
+            seconds: VIEW_WITHIN.as_secs(),
+        }
+    }
+
+    /// Addresses and hosts with a port as they are, domains by RFC 3263; each once.
+    async fn notifiers(&self, transport: Transport) -> Result<Vec<SocketAddr>, ToolError> {
+        let mut found: Vec<SocketAddr> = Vec::new();
+        for peer in &self.via {
+            let mut addresses = located(peer, transport).await;
+            if addresses.is_empty() {
+                addresses.push(resolve(peer).map_err(|error| ToolError::Argument {
+                    flag: "--via",
+                    value: peer.clone(),
+                    problem: error.to_string(),
+                })?);
+            }
+            addresses.retain(|at| !found.contains(at));
+            found.extend(addresses);
+        }
+        Ok(found)
+    }
+}
+
+/// Where a domain has servers for this transport; nothing where `peer` is no domain, or has none.
+async fn located(peer: &str, transport: Transport) -> Vec<SocketAddr> {
+    let is_domain = !peer.contains(':') && peer.parse::<IpAddr>().is_err();
+    let Some(resolver) = resolver::open(&[]).ok().filter(|_| is_domain) else {
+        return Vec::new();
+    };
+    let target = Target {
+        host: peer.into(),
+        port: None,
+        transport: None,
+    };
+    let location = resolver::locate(&resolver, &target).await;
+    let fitting = location.addresses.into_iter();
+    let fitting = fitting.filter(|(by, _)| *by == transport);
+    fitting.map(|(_, at)| at).collect()
 }
 
 /// Why a tool ends when nobody takes its subscription.

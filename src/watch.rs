@@ -11,36 +11,17 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use tokio::time::{Instant, interval};
 
-use crate::info::Filter;
 use crate::session::{End, Signals};
-use crate::subscriber::{Follower, Loss, News, Settings};
-use crate::subscription::Wish;
-use crate::tool::{self, ToolError, TransportArgument, over};
-use crate::wire::Transport;
+use crate::subscriber::{Follower, Loss, News, STOP_WITHIN};
+use crate::tool::{self, Source, ToolError, VIEW_WITHIN, over};
 use screen::Screen;
 use text::Header;
-
-/// How long `--once` waits for its view: four sendings of a SUBSCRIBE, the last at 7.5 s.
-const ONCE_MOST: Duration = Duration::from_secs(8);
-
-/// How long the end of the subscriptions may take once it was asked for.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// Flags of `fanfare watch`.
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// Notifier, or proxy on the way to it, to subscribe at; several are watched together (repeatable, or with commas). A
-    /// domain is looked up by NAPTR and SRV
-    #[arg(
-        long,
-        value_name = "HOST[:PORT]",
-        default_value = "127.0.0.1:5060",
-        value_delimiter = ','
-    )]
-    via: Vec<String>,
-    /// Domain whose servers are shown
-    #[arg(long, value_name = "NAME", value_parser = tool::domain)]
-    domain: String,
+    #[command(flatten)]
+    source: Source,
     /// Show only servers that offer this service (repeatable: one of these)
     #[arg(long, value_name = "NAME", value_parser = tool::service)]
     service: Vec<Box<str>>,
@@ -53,25 +34,6 @@ pub struct Arguments {
     /// Life to ask for at each refresh, in seconds; a silent notifier is noticed no later than that
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     expires: u32,
-    /// Transport of the subscription
-    #[arg(long, default_value = "udp")]
-    transport: TransportArgument,
-}
-
-impl Arguments {
-    fn wish(&self) -> Result<Wish, ToolError> {
-        let filter = Filter::new(self.service.clone(), Vec::new(), Vec::new(), None);
-        let filter = filter.map_err(|error| ToolError::Argument {
-            flag: "--service",
-            value: self.service.join(" "),
-            problem: error.to_string(),
-        })?;
-        Ok(Wish {
-            domain: self.domain.clone(),
-            filter: Some(filter).filter(|filter| !filter.is_empty()),
-            expires_s: if self.once { 0 } else { self.expires },
-        })
-    }
 }
 
 /// Where views go.
@@ -85,9 +47,10 @@ enum Output {
 
 /// Watches until a signal comes, standard output closes, or every notifier refuses.
 pub async fn run(arguments: Arguments) -> Result<(), ToolError> {
-    let wish = arguments.wish()?;
-    let transport = Transport::from(arguments.transport);
-    let via = tool::notifiers("--via", &arguments.via, transport).await?;
+    // RFC 6665 4.4.3: a life of 0 is a fetch.
+    let expires_s = if arguments.once { 0 } else { arguments.expires };
+    let services = arguments.service.clone();
+    let settings = arguments.source.settings(services, expires_s).await?;
     let signals = Signals::new().map_err(ToolError::io("signals"))?;
     let output = match (arguments.json, arguments.once || !stdout().is_terminal()) {
         (true, _) => Output::Json,
@@ -95,17 +58,12 @@ pub async fn run(arguments: Arguments) -> Result<(), ToolError> {
         (false, false) => Output::Screen(Screen::open().map_err(ToolError::io("terminal"))?),
     };
     let watch = Watch {
-        follower: Follower::new(Settings {
-            notifiers: arguments.via.len(),
-            via,
-            transport,
-            wish,
-        }),
+        follower: Follower::new(settings),
         signals,
         output,
         notified: None,
         trouble: None,
-        peers: arguments.via.join(", "),
+        peers: arguments.source.peers(),
         arguments,
     };
     watch.run().await
@@ -158,9 +116,8 @@ impl Watch {
                     End::Resized => self.draw(),
                 },
                 _ = ticks.tick() => {
-                    if self.arguments.once && begun.elapsed() >= ONCE_MOST && stop_by.is_none() {
-                        let (peer, seconds) = (self.peers, ONCE_MOST.as_secs());
-                        return Err(ToolError::Silent { peer, seconds });
+                    if self.arguments.once && begun.elapsed() >= VIEW_WITHIN && stop_by.is_none() {
+                        return Err(self.arguments.source.silent());
                     }
                     self.draw()
                 }
@@ -231,7 +188,7 @@ impl Watch {
 
     fn header(&self) -> Header<'_> {
         Header {
-            domain: &self.arguments.domain,
+            domain: &self.arguments.source.domain,
             via: &self.peers,
             since_notify_s: self.notified.map(|at| at.elapsed().as_secs()),
             trouble: self.trouble.as_deref(),

@@ -120,14 +120,7 @@ const ROOMS: &[(&str, &[&str])] = &[
     ("dns", &["info", "counters", "subscription"]),
     (
         "redirect",
-        &[
-            "sip",
-            "info",
-            "client",
-            "counters",
-            "rendezvous",
-            "subscription",
-        ],
+        &["sip", "info", "client", "counters", "subscription"],
     ),
     (
         "adapt",

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tracing::debug;
 
-use crate::client::{Agent, Chance, Refusal, Trouble};
+use crate::client::{Chance, Refusal, Trouble};
 use crate::info::Table;
 use crate::session::link::Link;
 use crate::session::{Happening, Session};
@@ -116,11 +116,6 @@ impl Follower {
     /// What the notifiers say together; the last good one while nobody says anything.
     pub fn table(&self) -> &Arc<Table> {
         self.roster.table()
-    }
-
-    /// How many notifiers serve at present.
-    pub fn serving(&self) -> usize {
-        self.roster.serving()
     }
 
     /// Unsubscribes everywhere; `next` goes on until that is done.
@@ -276,8 +271,8 @@ async fn follow(
             Happening::Tick | Happening::Resized => continue,
         };
         if to.send((number, heard)).await.is_err() {
-            let now_ms = session.now_ms();
-            session.agent.stop(now_ms);
+            // The follower is gone, and this task with it.
+            return Loss::Done;
         }
     }
 }

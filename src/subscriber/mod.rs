@@ -23,7 +23,7 @@ pub use follower::{Follower, Loss, News, Settings};
 const EXPIRES_S: u32 = 60;
 
 /// How long the end of the subscriptions may take.
-const STOP_WITHIN: Duration = Duration::from_secs(2);
+pub const STOP_WITHIN: Duration = Duration::from_secs(2);
 
 /// A domain's servers, as several notifiers tell them.
 ///

@@ -107,7 +107,7 @@ pub struct Subscription {
     table: Table,
     shown: Option<(String, u64)>,
     /// Which notifier's documents came in this dialog.
-    speaker: Option<Option<String>>,
+    speaker: Option<String>,
     /// NOTIFYs in a row whose documents could not be taken.
     nonsense: u32,
     is_failing: bool,

@@ -103,7 +103,7 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Wants to be subscribed at so many notifiers, at least one, as soon as it is told the time. Seeds come first.
+    /// Wants to be subscribed at so many notifiers, at least one, as soon as it is told the time.
     pub fn new(seeds: Vec<SocketAddr>, transport: Transport, want: usize, chance: Chance) -> Self {
         Roster {
             seeds,
@@ -131,7 +131,7 @@ impl Roster {
     }
 
     /// How many notifiers serve, know everything and will go on.
-    pub fn serving(&self) -> usize {
+    fn serving(&self) -> usize {
         self.members.iter().filter(|member| member.serves()).count()
     }
 
@@ -434,13 +434,11 @@ impl Roster {
         let is_unfit = |at: &SocketAddr| unfit.iter().any(|shown| shown.places.contains(at));
         let serves = self.serving() > 0;
         let mut seeds = self.seeds.clone();
-        if serves {
-            // Others know who is dead; without them who was may be back.
-            seeds.sort_by_key(is_unfit);
-            let fit = seeds.iter().filter(|at| !is_unfit(at)).count();
-            seeds.truncate(if fit > 0 { fit } else { seeds.len() });
-        } else {
+        if !serves {
+            // Who was dead may be back, and nobody would say so.
             seeds.extend(unfit.iter().flat_map(|shown| &shown.places));
+        } else if !seeds.iter().all(is_unfit) {
+            seeds.retain(|at| !is_unfit(at));
         }
         seeds.retain(|at| !is_taken(at) && !is_avoided(at));
         let mut draw = |among: usize| self.chance.within(0..among as u64) as usize;

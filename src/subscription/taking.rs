@@ -71,10 +71,11 @@ impl Subscription {
         let domain = document.domain.as_deref();
         let is_domain = domain
             .is_none_or(|domain| domain == "*" || domain.eq_ignore_ascii_case(&self.wish.domain));
-        let speaker = self
-            .speaker
-            .get_or_insert_with(|| document.notifier.clone());
-        is_domain && *speaker == document.notifier
+        let is_speaker = self.speaker.is_none() || self.speaker == document.notifier;
+        if is_domain && is_speaker {
+            self.speaker.clone_from(&document.notifier);
+        }
+        is_domain && is_speaker
     }
 
     fn take(&mut self, now_ms: u64, notify: Notify) {

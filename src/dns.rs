@@ -168,9 +168,9 @@ impl Zone {
             }
             Found::Name(records) => {
                 let kind = question.query_type();
-                let (asked, others): (Vec<_>, Vec<_>) = records
-                    .into_iter()
-                    .partition(|record| record.record_type() == kind);
+                let (asked, others): (Vec<_>, Vec<_>) = records.into_iter().partition(|record| {
+                    record.record_type() == kind && record.name == *question.name()
+                });
                 if asked.is_empty() {
                     // RFC 2308 2.2: no data.
                     answer.add_authority(self.soa(serial));

@@ -272,6 +272,25 @@ mod tests {
     }
 
     #[test]
+    fn without_a_service_no_call_goes_to_a_notifier_and_udp_goes_first() {
+        let text = r#"{"domain":"example.com","notifier":"n@1","version":1,"view":1,"state":"full","servers":[
+            {"id":"n1","status":"up","updated":"5.0.n1","services":["notifier"],
+            "addresses":[{"ip":"192.0.2.9","port":5060,"transport":"udp"}]},
+            {"id":"p1","status":"up","priority":10,"updated":"5.0.n1","addresses":[
+            {"ip":"192.0.2.1","port":443,"transport":"wss"},{"ip":"192.0.2.1","port":5060,"transport":"udp"}]}]}"#;
+        let mut table = Table::new();
+        table.apply(parse(text.as_bytes(), Format::Json).expect("a document"));
+        let mut redirector = Redirector::new(None, Chance::new(3));
+        let answer = answer(
+            &mut redirector,
+            &table,
+            &request("INVITE", "sip:bob@example.com"),
+        );
+        let contact = "Contact: <sip:bob@192.0.2.1:5060>;q=1.0\r\n";
+        assert!(answer.expect("it is answered").contains(contact));
+    }
+
+    #[test]
     fn where_no_server_is_left_there_is_503_with_a_time() {
         for table in [Table::new(), table(&[("a", "down")])] {
             let answer = answer(

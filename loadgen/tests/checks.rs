@@ -133,6 +133,24 @@ fn several_targets_share_the_entities() {
 }
 
 #[test]
+fn servers_publish_elsewhere_if_told_so() {
+    let (one, two) = (
+        Running::start("127.0.0.1", Wrong::Nothing),
+        Running::start("127.0.0.1", Wrong::Nothing),
+    );
+    // They are no cluster: what the other takes nobody here hears of.
+    let arguments = format!(
+        "--publish-to {} --entities 5 --duration 0.5 --changes 5 --grace 1",
+        two.address
+    );
+    let (status, report) = run(&one, &arguments);
+    assert_ne!(status, 0, "{report:#}");
+    assert_eq!(number(&report, "/subscribing/subscribed"), 5);
+    assert_eq!(number(&report, "/changing/failed"), 0, "they are published");
+    assert!(number(&report, "/changing/missing") > 0, "{report:#}");
+}
+
+#[test]
 fn no_changes_is_a_quiet_run() {
     let report = right("127.0.0.1", "--entities 20 --duration 0.5 --changes 0");
     assert_eq!(number(&report, "/changing/rounds"), 0);

@@ -513,3 +513,81 @@ fn a_lost_connection_begins_a_new_dialog() {
     assert!(world.pass() >= 5_750);
     world.opening();
 }
+
+#[test]
+fn endings_that_leave_nobody_serving_are_told_and_others_are_not() {
+    for (state, told) in [
+        ("terminated;reason=deactivated", Some("deactivated")),
+        (
+            "terminated;reason=probation;retry-after=7",
+            Some("probation"),
+        ),
+        ("terminated;reason=giveup", Some("giveup")),
+        ("terminated", Some("no reason given")),
+        ("terminated;reason=timeout", None),
+    ] {
+        let mut world = World::running();
+        world.notify(5_000, state, None);
+        let told = told.map(|reason| Event::Failing(Trouble::Ended(reason)));
+        let expected: Vec<Event> = [Event::Notified].into_iter().chain(told).collect();
+        assert_eq!(world.events(), expected, "{state}");
+    }
+}
+
+#[test]
+fn a_retry_after_is_neither_a_flood_nor_for_ever() {
+    for (seconds, wait_ms) in [("0", 500), ("7", 7_000), ("4294967295", 3_600_000)] {
+        let mut world = World::running();
+        let state = format!("terminated;reason=probation;retry-after={seconds}");
+        world.notify(5_000, &state, None);
+        assert_eq!(world.subscription.deadline_ms(), Some(5_000 + wait_ms));
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_is_asked_about_and_three_times_in_a_row_is_no_service() {
+    let mut world = World::running();
+    let other_domain = full(2, 2, &["x"]).replace("example.com", "example.org");
+    let other_life = full(2, 2, &["x"]).replace("n1@1", "n1@2");
+    let lies = [
+        "<serverinfo",
+        &other_domain,
+        &other_life,
+        &full(2, 0, &["x"]),
+    ];
+    for (number, lie) in lies.into_iter().enumerate() {
+        let now_ms = 10 + 2_000 * number as u64;
+        world.notify(now_ms, "active;expires=100", Some(lie));
+        let is_third = number == 2;
+        let failing = |event: &Event| matches!(event, Event::Failing(Trouble::Nonsense(_)));
+        assert_eq!(world.events().iter().any(failing), is_third, "{lie}");
+        // It asks again, and a 2xx alone makes nothing good.
+        let asked_ms = world.pass();
+        assert!(asked_ms <= now_ms + 1_000, "{asked_ms}");
+        let refresh = world.sent().expect("a SUBSCRIBE");
+        world.answer(asked_ms, &refresh, 200, &[("Expires", "100")]);
+        assert_eq!(world.events(), []);
+        assert_eq!(world.subscription.is_failing(), number >= 2);
+    }
+    assert_eq!(world.ids(), ["a"], "the last good table");
+    let good = full(9, 3, &["a", "b"]);
+    world.notify(9_000, "active;expires=100", Some(&good));
+    assert!(world.events().contains(&Event::Restored));
+    assert_eq!(world.ids(), ["a", "b"]);
+}
+
+#[test]
+fn what_was_dropped_while_a_refresh_was_answered_is_asked_for_still() {
+    let mut world = World::running();
+    let refresh_ms = world.pass();
+    let refresh = world.sent().expect("a SUBSCRIBE");
+    // The NOTIFY may come before the 2xx.
+    world.notify(
+        refresh_ms,
+        "active;expires=100",
+        Some(&partial(9, 8, 9, &["b"])),
+    );
+    world.answer(refresh_ms + 1, &refresh, 200, &[("Expires", "100")]);
+    assert!(world.pass() <= refresh_ms + 1_000);
+    assert!(world.sent().is_some());
+}

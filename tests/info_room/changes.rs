@@ -314,3 +314,30 @@ fn a_stale_document_adds_and_takes_nothing_away() {
     );
     assert!(!table.is_stale());
 }
+
+#[test]
+fn stale_documents_and_merged_tables_do_not_grow_without_end() {
+    let mut tables = Vec::new();
+    let mut table = Table::new();
+    for round in 1..=4 {
+        let ids: Vec<String> = (0..MAX_ENTRIES - 1)
+            .map(|number| format!("{round}.{number}"))
+            .collect();
+        let entries = ids.iter().map(|id| entry(id, 1, false)).collect();
+        let stale = Arc::new(View {
+            stale: true,
+            ..View::clone(&view(round, entries))
+        });
+        let expected = if round <= 2 {
+            Applied::Changed
+        } else {
+            Applied::Gap
+        };
+        assert_eq!(table.apply(full_of(&stale, round as u32)), expected);
+        let mut one = Table::new();
+        one.apply(full_of(&stale, 1));
+        tables.push(one);
+    }
+    assert!(table.entries().count() <= 2 * MAX_ENTRIES);
+    assert!(Table::merged(&tables, 1).entries().count() <= 2 * MAX_ENTRIES);
+}

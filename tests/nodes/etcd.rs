@@ -336,6 +336,12 @@ fn a_store_that_is_full_takes_nothing_new_and_loses_nothing() {
     // The refresh is to be written, and is refused for so long that the store is away.
     let view = watch.view_where(View::is_stale);
     assert!(is(&view, "kept", "up") && view.status("new").is_none());
+    // It is not taken for back as long as nobody has made room.
+    let until = Instant::now() + Duration::from_secs(4);
+    while Instant::now() < until {
+        assert!(!node.process.log().contains("etcd is back"));
+        thread::sleep(Duration::from_millis(50));
+    }
     // Who runs it makes room.
     etcd.call(
         "kv/deleterange",

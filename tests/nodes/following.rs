@@ -50,6 +50,12 @@ async fn whole_where(subscriber: &Subscriber, wanted: impl Fn(&Table) -> bool) {
     view_where(subscriber, whole).await;
 }
 
+fn adapt(adapter: &str, via: &str) -> Fanfare {
+    let flags = ["adapt", adapter, "--via", via, "--domain", "example.com"];
+    let more = ["--service", "proxy", "--listen", "127.0.0.1:0"];
+    Fanfare::run(&[flags.as_slice(), &more].concat())
+}
+
 /// What a name leads to.
 type Places = [(Transport, SocketAddr)];
 
@@ -220,18 +226,7 @@ fn requests_are_redirected_to_servers_that_take_them_until_none_is_left() {
     let mut publisher = Publisher::new();
     let kept = publisher.publish(nodes[0].sip, "p1", 10, 600).tag();
     let via = via(&[&nodes[0], &nodes[1]]);
-    let adapter = Fanfare::run(&[
-        "adapt",
-        "redirect",
-        "--via",
-        &via,
-        "--domain",
-        "example.com",
-        "--service",
-        "proxy",
-        "--listen",
-        "127.0.0.1:0",
-    ]);
+    let adapter = adapt("redirect", &via);
     let ready = adapter.line();
     let at = ready
         .strip_prefix("fanfare redirect ready udp=")
@@ -288,18 +283,7 @@ fn a_resolver_finds_the_servers_that_live_and_the_dead_one_is_gone_at_once() {
                 \"addresses\":[{\"ip\":\"192.0.2.2\",\"port\":5070,\"transport\":\"udp\"}]}]}";
     let second = publisher.publish_body(nodes[1].sip, body).tag();
     let via = via(&[&nodes[0], &nodes[1]]);
-    let adapter = Fanfare::run(&[
-        "adapt",
-        "dns",
-        "--via",
-        &via,
-        "--domain",
-        "example.com",
-        "--service",
-        "proxy",
-        "--listen",
-        "127.0.0.1:0",
-    ]);
+    let adapter = adapt("dns", &via);
     let ready = adapter.line();
     let server: SocketAddr = ready
         .strip_prefix("fanfare dns ready udp=")

@@ -25,9 +25,15 @@ const FIRST_SAMPLE: Duration = Duration::from_millis(200);
 /// Flags of `fanfare publish`.
 #[derive(Debug, Clone, Args)]
 pub struct Arguments {
-    /// Notifier to publish to
-    #[arg(long, value_name = "HOST[:PORT]", default_value = "127.0.0.1:5060")]
-    to: String,
+    /// Notifier to publish to; of several nodes of one cluster another is asked where one fails (repeatable, or with commas). A
+    /// domain is looked up by NAPTR and SRV
+    #[arg(
+        long,
+        value_name = "HOST[:PORT]",
+        default_value = "127.0.0.1:5060",
+        value_delimiter = ','
+    )]
+    to: Vec<String>,
     /// Domain that the server belongs to
     #[arg(long, value_name = "NAME", value_parser = tool::domain)]
     domain: String,
@@ -157,7 +163,8 @@ impl Arguments {
 pub async fn run(arguments: Arguments) -> Result<(), ToolError> {
     let mut server = arguments.server()?;
     let transport = arguments.transport(&server)?;
-    let link = tool::open("--to", &arguments.to, transport).await?;
+    let notifiers = tool::notifiers("--to", &arguments.to, transport).await?;
+    let link = tool::open("--to", &arguments.to, &notifiers, transport).await?;
     let mut gauge = Gauge::default();
     if arguments.load == Load::Auto {
         server.load = first_load(&mut gauge).await;
@@ -167,34 +174,39 @@ pub async fn run(arguments: Arguments) -> Result<(), ToolError> {
     let Arguments {
         domain,
         id,
-        to,
         expires,
         ..
     } = &arguments;
-    let publisher = Publisher::new(domain, server, *expires, local, chance);
+    let to = arguments.to.join(", ");
+    let publisher = Publisher::new(domain, server, *expires, local, chance).among(notifiers);
     let mut session = Session::new(publisher, link).map_err(ToolError::io("signals"))?;
     let mut is_removed = false;
     loop {
         match session.next().await {
             Happening::Event(Event::Published { expires_s }) => {
                 say(format_args!(
-                    "published {id} in {domain} at {to}, lease {expires_s} s"
+                    "published {id} in {domain} at {}, lease {expires_s} s",
+                    session.peer()
                 ));
             }
             Happening::Event(Event::Restored { expires_s }) => {
                 say(format_args!(
-                    "published {id} in {domain} at {to} again, lease {expires_s} s"
+                    "published {id} in {domain} at {} again, lease {expires_s} s",
+                    session.peer()
                 ));
             }
             Happening::Event(Event::Removed) => {
                 is_removed = true;
-                say(format_args!("removed {id} from {domain} at {to}"));
+                say(format_args!(
+                    "removed {id} from {domain} at {}",
+                    session.peer()
+                ));
             }
             Happening::Event(Event::Failing(trouble)) => {
                 eprintln!("fanfare: publishing {id} at {to}: {trouble}; trying until it works");
             }
             Happening::Event(Event::Rejected(refusal)) => {
-                let peer = to.clone();
+                let peer = session.peer().to_string();
                 return Err(ToolError::Refused { peer, refusal });
             }
             Happening::Tick if arguments.load == Load::Auto => weigh(&mut gauge, &mut session),

@@ -94,6 +94,11 @@ impl<A: Agent> Session<A> {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
+    /// Whom it speaks to.
+    pub fn peer(&self) -> SocketAddr {
+        self.link.peer()
+    }
+
     /// Ends the agent's state, within the time of grace.
     pub fn stop(&mut self) {
         self.stop_by.get_or_insert(Instant::now() + GRACE);
@@ -143,6 +148,7 @@ impl<A: Agent> Session<A> {
     async fn work(&mut self) {
         let is_due = |agent: &A, now_ms| agent.deadline_ms().is_some_and(|at_ms| at_ms <= now_ms);
         if is_due(&self.agent, self.now_ms()) {
+            self.turn().await;
             if !self.link.is_up()
                 && let Err(error) = self.link.connect().await
             {
@@ -159,6 +165,15 @@ impl<A: Agent> Session<A> {
                     self.agent.disconnected(self.now_ms());
                 }
             }
+        }
+    }
+
+    /// Goes to the peer that the agent wants now.
+    async fn turn(&mut self) {
+        if let Some(peer) = self.agent.peer()
+            && let Err(error) = self.link.turn(peer).await
+        {
+            tracing::debug!(%error, %peer, "no way");
         }
     }
 

@@ -43,6 +43,9 @@ pub enum ToolError {
     Silent { peer: String, seconds: u64 },
     #[error("{peer}: {problem}")]
     Unreachable { peer: String, problem: String },
+    /// What was to happen has not.
+    #[error("{0}")]
+    Unfinished(String),
     /// Servers are known, and none of them takes this work.
     #[error("nothing to pick: {0}")]
     NothingToPick(String),
@@ -91,15 +94,43 @@ pub fn service(text: &str) -> Result<Box<str>, &'static str> {
     is_id(text).then(|| text.into()).ok_or(allowed)
 }
 
-/// Opens the way to the peer that a flag names.
-pub async fn open(flag: &'static str, peer: &str, transport: Transport) -> Result<Link, ToolError> {
+/// Opens the way to the first of the notifiers that a flag names.
+pub async fn open(
+    flag: &'static str,
+    named: &[String],
+    notifiers: &[SocketAddr],
+    transport: Transport,
+) -> Result<Link, ToolError> {
     let unusable = |error: io::Error| ToolError::Argument {
         flag,
-        value: peer.to_owned(),
+        value: named.join(","),
         problem: error.to_string(),
     };
-    let address: SocketAddr = resolve(peer).map_err(unusable)?;
-    Link::open(address, transport).await.map_err(unusable)
+    let first = notifiers.first().ok_or(io::ErrorKind::NotFound.into());
+    let link = Link::open(*first.map_err(unusable)?, transport).await;
+    link.map_err(unusable)
+}
+
+/// The notifiers that a flag names: addresses and hosts with a port as they are, domains by RFC 3263; each once.
+pub async fn notifiers(
+    flag: &'static str,
+    named: &[String],
+    transport: Transport,
+) -> Result<Vec<SocketAddr>, ToolError> {
+    let mut found: Vec<SocketAddr> = Vec::new();
+    for peer in named {
+        let mut addresses = located(peer, transport).await;
+        if addresses.is_empty() {
+            addresses.push(resolve(peer).map_err(|error| ToolError::Argument {
+                flag,
+                value: peer.clone(),
+                problem: error.to_string(),
+            })?);
+        }
+        addresses.retain(|at| !found.contains(at));
+        found.extend(addresses);
+    }
+    Ok(found)
 }
 
 /// Where a tool's table comes from.
@@ -138,7 +169,7 @@ impl Source {
         })?;
         let transport = Transport::from(self.transport);
         Ok(Settings {
-            via: self.notifiers(transport).await?,
+            via: notifiers("--via", &self.via, transport).await?,
             transport,
             wish: Wish {
                 domain: self.domain.clone(),
@@ -160,24 +191,6 @@ impl Source {
             peer: self.peers(),
             seconds: VIEW_WITHIN.as_secs(),
         }
-    }
-
-    /// Addresses and hosts with a port as they are, domains by RFC 3263; each once.
-    async fn notifiers(&self, transport: Transport) -> Result<Vec<SocketAddr>, ToolError> {
-        let mut found: Vec<SocketAddr> = Vec::new();
-        for peer in &self.via {
-            let mut addresses = located(peer, transport).await;
-            if addresses.is_empty() {
-                addresses.push(resolve(peer).map_err(|error| ToolError::Argument {
-                    flag: "--via",
-                    value: peer.clone(),
-                    problem: error.to_string(),
-                })?);
-            }
-            addresses.retain(|at| !found.contains(at));
-            found.extend(addresses);
-        }
-        Ok(found)
     }
 }
 

@@ -37,6 +37,11 @@ pub trait Agent {
     /// The connection is gone, or could not be made.
     fn disconnected(&mut self, now_ms: u64);
 
+    /// Where messages are to go; `None`: to the peer that was named at the start.
+    fn peer(&self) -> Option<SocketAddr> {
+        None
+    }
+
     /// From now on this end is reached at another address.
     fn moved(&mut self, local: Local);
 }

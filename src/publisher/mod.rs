@@ -18,6 +18,11 @@ use crate::info::{Format, Server, publication_body};
 use crate::sip::EVENT_PACKAGE;
 use phase::{Operation, Phase};
 
+/// A notifier that says nothing for so long is left for the next, as far as there are several; twice as long in each further
+/// round. It is within every lease that is refreshed at a third, the shortest of 2 s included.
+const TURN_MS: u64 = 500;
+const TURN_MOST_MS: u64 = 4_000;
+
 /// By how many points load must move to be published between refreshes: what event-package.md counts as a change.
 pub const LOAD_STEP: u8 = 5;
 
@@ -42,6 +47,12 @@ pub struct Publisher {
     domain: String,
     server: Server,
     local: Local,
+    /// Where it may be published; empty: there is one way, and whoever drives this knows it.
+    notifiers: Vec<SocketAddr>,
+    /// How many notifiers were left since one took it.
+    turns: usize,
+    /// Which of them is asked.
+    at: usize,
     chance: Chance,
     call_id: String,
     from: String,
@@ -78,6 +89,9 @@ impl Publisher {
             told: server.load,
             server,
             local,
+            notifiers: Vec::new(),
+            turns: 0,
+            at: 0,
             call_id: chance.token(),
             chance,
             from,
@@ -93,6 +107,13 @@ impl Publisher {
             outbox: VecDeque::new(),
             events: VecDeque::new(),
         }
+    }
+
+    /// The nodes of one cluster, of which any takes any request (event-package.md): the first is asked until it fails.
+    #[must_use]
+    pub fn among(mut self, notifiers: Vec<SocketAddr>) -> Self {
+        self.notifiers = notifiers;
+        self
     }
 
     /// The server's load is now so much: published at once if it moved by [`LOAD_STEP`], else with the next refresh.
@@ -131,12 +152,15 @@ impl Agent for Publisher {
             Phase::Asking {
                 transaction,
                 silent_ms,
+                turn_ms,
                 ..
             } => {
                 let is_silent = silent_ms
                     .take_if(|silent_ms| now_ms >= *silent_ms)
                     .is_some();
+                let turns = turn_ms.is_some_and(|turn_ms| now_ms >= turn_ms);
                 match transaction.due(now_ms) {
+                    _ if turns => self.turn(now_ms, Trouble::Silent),
                     Some(Due::Resend(bytes)) => self.outbox.push_back(bytes),
                     Some(Due::TimedOut) => return self.retry(now_ms, Trouble::Silent, None),
                     None => {}
@@ -160,13 +184,21 @@ impl Agent for Publisher {
 
     fn disconnected(&mut self, now_ms: u64) {
         // RFC 3261 17.1.4: a transport error ends the transaction.
-        if matches!(self.phase, Phase::Waiting { .. } | Phase::Asking { .. }) {
-            self.retry(now_ms, Trouble::Disconnected, None);
+        match self.phase {
+            // The next refresh makes another connection.
+            Phase::Published { refresh_ms } if now_ms < refresh_ms => {}
+            Phase::Ended => {}
+            _ if self.has_others() => self.turn(now_ms, Trouble::Disconnected),
+            _ => self.retry(now_ms, Trouble::Disconnected, None),
         }
     }
 
     fn moved(&mut self, local: Local) {
         self.local = local;
+    }
+
+    fn peer(&self) -> Option<SocketAddr> {
+        self.notifiers.get(self.at).copied()
     }
 
     fn receive(&mut self, now_ms: u64, _source: SocketAddr, bytes: &[u8]) {
@@ -176,6 +208,7 @@ impl Agent for Publisher {
         let Phase::Asking {
             transaction,
             operation,
+            turn_ms,
             ..
         } = &mut self.phase
         else {
@@ -185,6 +218,7 @@ impl Agent for Publisher {
             return;
         }
         if response.status < 200 {
+            *turn_ms = None;
             return transaction.provisional(now_ms);
         }
         let operation = *operation;
@@ -215,6 +249,10 @@ impl Publisher {
                 self.expires_s = response.min_expires.unwrap_or(self.expires_s);
                 self.ask(now_ms);
             }
+            // RFC 3261 21.5.4, 3263 4.3: there may be another that takes it.
+            _ if response.is_temporary() && self.has_others() => {
+                self.turn(now_ms, response.trouble());
+            }
             _ if response.is_temporary() => {
                 self.retry(now_ms, response.trouble(), response.retry_after);
             }
@@ -231,6 +269,7 @@ impl Publisher {
         let refresh_ms = now_ms + (lease_ms / 3).max(500);
         self.phase = Phase::Published { refresh_ms };
         self.backoff.reset();
+        self.turns = 0;
         if !std::mem::replace(&mut self.was_published, true) {
             self.events.push_back(Event::Published { expires_s });
         } else if self.is_failing {
@@ -258,6 +297,38 @@ impl Publisher {
         let transaction = Transaction::begin(now_ms, &self.local, &mut self.chance, draft);
         self.outbox.push_back(transaction.bytes().to_vec());
         self.phase = Phase::asking(now_ms, transaction, operation);
+        if let Phase::Asking { turn_ms, .. } = &mut self.phase
+            && self.notifiers.len() > 1
+        {
+            let round = (self.turns / self.notifiers.len()).min(8);
+            *turn_ms = Some(now_ms + (TURN_MS << round).min(TURN_MOST_MS));
+        }
+    }
+
+    /// Whether there is a notifier that was not asked yet in this round.
+    fn has_others(&self) -> bool {
+        !(self.turns + 1).is_multiple_of(self.notifiers.len().max(1))
+    }
+
+    /// The transaction is over as if by Timer F, and the same is asked of the next notifier (RFC 3263 4.3).
+    fn turn(&mut self, now_ms: u64, trouble: Trouble) {
+        if !self.has_others() {
+            self.fail(trouble);
+        }
+        self.leave(now_ms);
+        // Whoever drives this first makes the way there.
+        self.phase = Phase::Waiting { until_ms: now_ms };
+    }
+
+    /// What the notifier was told it may not have taken, and there may be another.
+    fn leave(&mut self, now_ms: u64) {
+        // RFC 3903 4.2: a tag is tried first only while it is expected to be valid.
+        if now_ms >= self.lease_end_ms {
+            self.entity_tag = None;
+        }
+        self.told = None;
+        self.turns += 1;
+        self.at = (self.at + 1) % self.notifiers.len().max(1);
     }
 
     /// RFC 3903 4.1, table 1: body, SIP-If-Match and Expires make the operation.
@@ -298,10 +369,7 @@ impl Publisher {
             self.phase = Phase::Ended;
             return;
         }
-        // RFC 3903 4.2: a tag is tried first only while it is expected to be valid.
-        if now_ms >= self.lease_end_ms {
-            self.entity_tag = None;
-        }
+        self.leave(now_ms);
         let wait_ms = match retry_after_s {
             Some(seconds) => u64::from(seconds) * 1_000,
             None => self.backoff.next_ms(&mut self.chance),

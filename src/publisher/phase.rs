@@ -22,6 +22,8 @@ pub(super) enum Phase {
         operation: Operation,
         /// When the user is told that no answer comes; `None`: was told.
         silent_ms: Option<u64>,
+        /// When another notifier is asked; `None`: never.
+        turn_ms: Option<u64>,
     },
     /// The lease holds.
     Published {
@@ -36,6 +38,7 @@ impl Phase {
             transaction,
             operation,
             silent_ms: Some(now_ms + PATIENCE_MS),
+            turn_ms: None,
         }
     }
 
@@ -46,10 +49,11 @@ impl Phase {
             Phase::Asking {
                 transaction,
                 silent_ms,
+                turn_ms,
                 ..
             } => {
-                let deadline = transaction.deadline_ms();
-                Some(silent_ms.map_or(deadline, |silent| silent.min(deadline)))
+                let due = [Some(transaction.deadline_ms()), *silent_ms, *turn_ms];
+                due.into_iter().flatten().min()
             }
             Phase::Ended => None,
         }

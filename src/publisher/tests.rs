@@ -16,6 +16,10 @@ fn sent(publisher: &mut Publisher) -> Option<Vec<u8>> {
 }
 
 fn publisher() -> Publisher {
+    publisher_at(Vec::new())
+}
+
+fn publisher_at(notifiers: Vec<SocketAddr>) -> Publisher {
     let server = Server {
         id: "p1".into(),
         status: Status::Up,
@@ -41,7 +45,8 @@ fn publisher() -> Publisher {
         transport: Transport::Udp,
         address: ([127, 0, 0, 1], 5070).into(),
     };
-    let mut publisher = Publisher::new("example.com", server, 12, local, Chance::new(1));
+    let publisher = Publisher::new("example.com", server, 12, local, Chance::new(1));
+    let mut publisher = publisher.among(notifiers);
     publisher.advance(0);
     publisher
 }
@@ -312,4 +317,112 @@ fn answers_of_other_transactions_are_dropped() {
     assert_eq!(publisher.next_event(), None);
     let message = scan(request.as_bytes()).unwrap();
     assert!(message.first(Name::SipIfMatch).is_none());
+}
+
+fn three() -> [SocketAddr; 3] {
+    [1, 2, 3].map(|node| ([192, 0, 2, node], 5060).into())
+}
+
+/// Drives it to its next deadline.
+fn go_on(publisher: &mut Publisher) -> u64 {
+    let now_ms = publisher.deadline_ms().expect("it lives");
+    publisher.advance(now_ms);
+    now_ms
+}
+
+#[test]
+fn where_a_notifier_is_silent_the_next_gets_the_same() {
+    let [first, second, _] = three();
+    let mut publisher = publisher_at(three().into());
+    assert_eq!(publisher.peer(), Some(first));
+    accept(&mut publisher, 0, "a");
+    publisher.set_load(3_000, Some(60));
+    let modify = sent(&mut publisher).expect("a modification");
+    assert_eq!(go_on(&mut publisher), 3_500);
+    assert_eq!(publisher.peer(), Some(second));
+    assert_eq!(go_on(&mut publisher), 3_500, "once there is a way");
+    let again = sent(&mut publisher).expect("the same");
+    assert_eq!(said(&again), said(&modify));
+    assert_ne!(again, modify, "a transaction of its own");
+    // What the first says now counts no more.
+    publisher.receive(3_600, first, &answer(&modify, 200, &[("SIP-ETag", "x")]));
+    let headers = [("SIP-ETag", "b"), ("Expires", "12")];
+    publisher.receive(3_700, second, &answer(&again, 200, &headers));
+    assert_eq!(go_on(&mut publisher), 7_700);
+    let refresh = said(&sent(&mut publisher).expect("a refresh"));
+    assert_eq!((refresh.if_match, refresh.load), (Some("b".into()), None));
+    assert_eq!(publisher.peer(), Some(second), "it stays");
+    assert_eq!(
+        publisher.next_event(),
+        Some(Event::Published { expires_s: 12 })
+    );
+    assert_eq!(publisher.next_event(), None, "nothing is failing");
+}
+
+#[test]
+fn a_temporary_refusal_is_taken_to_the_next_and_said_once_all_have_refused() {
+    let mut publisher = publisher_at(three().into());
+    for notifier in three() {
+        assert_eq!(publisher.next_event(), None);
+        assert_eq!(publisher.peer(), Some(notifier));
+        let request = sent(&mut publisher).expect("a request");
+        assert_eq!(said(&request), initial(20));
+        let refusal = answer(&request, 503, &[("Retry-After", "7")]);
+        publisher.receive(0, notifier, &refusal);
+        let due = if notifier == three()[2] { 7_000 } else { 0 };
+        assert_eq!(go_on(&mut publisher), due);
+    }
+    assert!(matches!(
+        publisher.next_event(),
+        Some(Event::Failing(Trouble::Refused(_)))
+    ));
+    assert_eq!(publisher.peer(), Some(three()[0]));
+    assert_eq!(accept(&mut publisher, 7_000, "a"), initial(20));
+}
+
+#[test]
+fn while_all_are_silent_each_is_asked_and_ever_more_seldom() {
+    let mut publisher = publisher_at(three().into());
+    let mut asked = Vec::new();
+    let mut now_ms = 0;
+    while now_ms < 20_000 {
+        if sent(&mut publisher).is_some() {
+            asked.push((now_ms, publisher.at));
+        }
+        now_ms = go_on(&mut publisher);
+    }
+    // Retransmissions of Timer E among them.
+    asked.dedup_by_key(|(_, at)| *at);
+    let expected = [
+        (0, 0),
+        (500, 1),
+        (1_000, 2),
+        (1_500, 0),
+        (2_500, 1),
+        (3_500, 2),
+        (4_500, 0),
+        (6_500, 1),
+        (8_500, 2),
+        (10_500, 0),
+        (14_500, 1),
+        (18_500, 2),
+    ];
+    assert_eq!(asked, expected);
+    assert_eq!(
+        publisher.next_event(),
+        Some(Event::Failing(Trouble::Silent))
+    );
+    assert_eq!(publisher.next_event(), None);
+}
+
+#[test]
+fn what_was_not_taken_is_told_again_with_the_next_attempt() {
+    let mut publisher = publisher();
+    accept(&mut publisher, 0, "a");
+    publisher.set_load(1_000, Some(60));
+    let modify = sent(&mut publisher).expect("a modification");
+    publisher.receive(1_000, notifier(), &answer(&modify, 503, &[]));
+    let now_ms = go_on(&mut publisher);
+    let again = accept(&mut publisher, now_ms, "b");
+    assert_eq!(again, said(&modify));
 }

@@ -81,6 +81,10 @@ impl Link {
         Ok(Link { peer, local, way })
     }
 
+    pub fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     pub fn local(&self) -> Local {
         let transport = match self.way {
             Way::Udp { .. } => Transport::Udp,
@@ -90,6 +94,21 @@ impl Link {
             transport,
             address: self.local,
         }
+    }
+
+    /// From now on it is the way to this peer. A connection to another is closed.
+    pub async fn turn(&mut self, peer: SocketAddr) -> io::Result<()> {
+        if peer == self.peer {
+            return Ok(());
+        }
+        let Local { transport, address } = self.local();
+        let is_same_socket = transport == Transport::Udp && source_towards(peer)? == address.ip();
+        if is_same_socket {
+            self.peer = peer;
+        } else {
+            *self = Link::open(peer, transport).await?;
+        }
+        Ok(())
     }
 
     pub fn is_up(&self) -> bool {

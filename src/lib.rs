@@ -12,7 +12,8 @@
 //! | [`shard`] | one core's turn: joins `io` and `notifier` | SIP, views |
 //! | [`config`] | file and flags to one checked [`config::Config`] | what the settings do |
 //! | [`publish`], [`watch`], [`pick`], [`adapt`] | the tools: an agent, a socket and a terminal | the protocol |
-//! | [`session`], [`tool`], [`load`], [`log`] | what drives an agent; what the tools share; this machine's load; log lines | the protocol |
+//! | [`demo`] | a small cluster on one machine, with its deaths, as processes | how it is all done |
+//! | [`session`], [`tool`], `screen`, [`load`], [`log`] | what drives an agent; what the tools share; rows on a terminal; this machine's load; log lines | the protocol |
 //! | [`dns`] | a zone of the servers: NAPTR, SRV, addresses (RFC 3263) | sockets, clocks, notifiers |
 //! | [`redirect`] | 302 to the servers that take a request (RFC 3261 8.3) | sockets, clocks, notifiers |
 //! | [`subscriber`] | subscriptions at several notifiers as one table, for programs and tools | the protocol |
@@ -35,6 +36,7 @@ pub mod compositor;
 pub mod config;
 pub mod control;
 mod counters;
+pub mod demo;
 pub mod dns;
 #[doc = include_str!("event-package.md")]
 pub mod info;
@@ -49,6 +51,7 @@ pub mod publisher;
 pub mod redirect;
 pub mod rendezvous;
 pub mod resolver;
+mod screen;
 pub mod server;
 pub mod session;
 pub mod shard;

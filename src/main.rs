@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::{Parser, Subcommand};
 use fanfare::config::{self, Config};
-use fanfare::{adapt, log, pick, publish, server, tool, watch};
+use fanfare::{adapt, demo, log, pick, publish, server, tool, watch};
 use mimalloc::MiMalloc;
 
 #[global_allocator]
@@ -32,6 +32,8 @@ enum Command {
     Watch(watch::Arguments),
     /// Say which server new work should go to, by status, priority, weight and load
     Pick(pick::Arguments),
+    /// Show on this machine what happens when servers and nodes die: nodes, servers, entities and calls, in half a minute
+    Demo(demo::Arguments),
     /// Let equipment profit that knows nothing of service information
     Adapt(adapt::Arguments),
 }
@@ -84,6 +86,7 @@ fn run(command: Command) -> Result<(), Failure> {
         }
         Command::Publish(arguments) => tool::drive(publish::run(arguments))?,
         Command::Watch(arguments) => tool::drive(watch::run(arguments))?,
+        Command::Demo(arguments) => tool::drive(demo::run(arguments))?,
         Command::Adapt(arguments) => tool::drive(adapt::run(arguments))?,
         Command::Pick(arguments) => tool::drive(pick::run(arguments))?,
     }

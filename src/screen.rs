@@ -1,8 +1,9 @@
-//! Draws rows on a terminal, in place, and gives the terminal back as it was. Knows no table.
+//! Draws rows of coloured text on a terminal, in place, and gives the terminal back as it was. Knows no table.
 
 use std::io::{self, Write, stdout};
 
 use crossterm::cursor::{Hide, MoveTo, Show};
+use crossterm::style::Color;
 use crossterm::style::{Print, ResetColor, SetForegroundColor};
 use crossterm::terminal::{
     BeginSynchronizedUpdate, Clear, ClearType, EndSynchronizedUpdate, EnterAlternateScreen,
@@ -10,23 +11,66 @@ use crossterm::terminal::{
 };
 use crossterm::{execute, queue};
 
-use super::text::{Row, Span};
+use crate::info::Status;
+
+/// A piece of a row.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Span {
+    pub text: String,
+    pub colour: Option<Color>,
+}
+
+pub type Row = Vec<Span>;
+
+pub fn span(text: impl Into<String>, colour: Option<Color>) -> Span {
+    Span {
+        text: text.into(),
+        colour,
+    }
+}
+
+/// What a status looks like.
+pub fn status_colour(status: &Status) -> Color {
+    match status {
+        Status::Up => Color::Green,
+        Status::Draining => Color::Yellow,
+        Status::Overloaded => Color::Magenta,
+        Status::Down => Color::Red,
+        Status::Other(_) => Color::DarkGrey,
+    }
+}
+
+/// Pads each cell to its column's width, two spaces between.
+pub fn align<const COLUMNS: usize>(cells: Vec<[Span; COLUMNS]>) -> Vec<Row> {
+    let width = |column: usize| {
+        cells
+            .iter()
+            .map(|row| row[column].text.chars().count())
+            .max()
+    };
+    let widths: [usize; COLUMNS] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let pad = |(cell, width): (Span, usize)| span(format!("{:<width$}  ", cell.text), cell.colour);
+    cells
+        .into_iter()
+        .map(|row| row.into_iter().zip(widths).map(pad).collect())
+        .collect()
+}
 
 /// What a terminal has that does not tell its size.
 const UNKNOWN: (u16, u16) = (80, 24);
 
 /// The terminal's second page, while it lives.
 #[derive(Debug)]
-pub(super) struct Screen(());
+pub struct Screen(());
 
 impl Screen {
-    pub(super) fn open() -> io::Result<Screen> {
+    pub fn open() -> io::Result<Screen> {
         execute!(stdout(), EnterAlternateScreen, Hide)?;
         Ok(Screen(()))
     }
 
     /// Shows the rows, cut to the terminal's present size, and nothing else.
-    pub(super) fn draw(&self, rows: &[Row]) -> io::Result<()> {
+    pub fn draw(&self, rows: &[Row]) -> io::Result<()> {
         let (width, height) = size().unwrap_or(UNKNOWN);
         let mut out = Vec::new();
         queue!(out, BeginSynchronizedUpdate)?;

@@ -2,7 +2,6 @@
 //! output. Knows nothing of the protocol.
 
 mod json;
-mod screen;
 mod text;
 
 use std::io::{self, IsTerminal, Write, stdout};
@@ -11,10 +10,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::Args;
 use tokio::time::{Instant, interval};
 
+use crate::screen::Screen;
 use crate::session::{End, Signals};
 use crate::subscriber::{Follower, Loss, News, STOP_WITHIN};
 use crate::tool::{self, Source, ToolError, VIEW_WITHIN, over};
-use screen::Screen;
 use text::Header;
 
 /// Flags of `fanfare watch`.

@@ -103,9 +103,26 @@ const ROOMS: &[(&str, &[&str])] = &[
             "tool",
         ],
     ),
+    ("screen", &["info"]),
+    (
+        "demo",
+        &[
+            "client",
+            "info",
+            "publisher",
+            "screen",
+            "session",
+            "sip",
+            "subscriber",
+            "subscription",
+            "tool",
+            "wire",
+        ],
+    ),
     (
         "watch",
         &[
+            "screen",
             "wire",
             "sip",
             "info",

@@ -118,6 +118,16 @@ impl Follower {
         self.roster.table()
     }
 
+    /// The notifiers whose word is in the table now.
+    pub fn heard(&self) -> impl Iterator<Item = SocketAddr> {
+        self.roster.heard()
+    }
+
+    /// Those of them that know everything and are to stay.
+    pub fn relied_on(&self) -> impl Iterator<Item = SocketAddr> {
+        self.roster.relied_on()
+    }
+
     /// Unsubscribes everywhere; `next` goes on until that is done.
     pub fn stop(&mut self) {
         self.is_stopping = true;

@@ -130,9 +130,21 @@ impl Roster {
         self.orders.pop_front()
     }
 
+    /// The notifiers whose word is in the table now.
+    pub fn heard(&self) -> impl Iterator<Item = SocketAddr> {
+        let heard = |member: &&Member| member.standing == Standing::Serves;
+        self.members.iter().filter(heard).map(|member| member.at)
+    }
+
+    /// Those of them that know everything and will go on.
+    pub fn relied_on(&self) -> impl Iterator<Item = SocketAddr> {
+        let serving = self.members.iter().filter(|member| member.serves());
+        serving.map(|member| member.at)
+    }
+
     /// How many notifiers serve, know everything and will go on.
     fn serving(&self) -> usize {
-        self.members.iter().filter(|member| member.serves()).count()
+        self.relied_on().count()
     }
 
     /// Whether all who were named have refused for good, and nobody else is known.

@@ -2,7 +2,8 @@
 
 use crossterm::style::Color;
 
-use crate::info::{Address, DocumentEntry, Server, Status, Table};
+use crate::info::{Address, DocumentEntry, Server, Table};
+use crate::screen::{Row, Span, align, span, status_colour};
 
 /// Cells of a load's bar.
 const BAR: usize = 5;
@@ -14,22 +15,6 @@ pub(super) struct Header<'a> {
     pub via: &'a str,
     pub since_notify_s: Option<u64>,
     pub trouble: Option<&'a str>,
-}
-
-/// A piece of a row.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Span {
-    pub text: String,
-    pub colour: Option<Color>,
-}
-
-pub(super) type Row = Vec<Span>;
-
-fn span(text: impl Into<String>, colour: Option<Color>) -> Span {
-    Span {
-        text: text.into(),
-        colour,
-    }
 }
 
 const TITLES: [&str; 8] = [
@@ -108,16 +93,6 @@ fn cells_of(server: &Server, now_ms: u64) -> [Span; 8] {
     ]
 }
 
-fn status_colour(status: &Status) -> Color {
-    match status {
-        Status::Up => Color::Green,
-        Status::Draining => Color::Yellow,
-        Status::Overloaded => Color::Magenta,
-        Status::Down => Color::Red,
-        Status::Other(_) => Color::DarkGrey,
-    }
-}
-
 fn load(load: Option<u8>) -> Span {
     let Some(load) = load else {
         return span("-", Some(Color::DarkGrey));
@@ -149,22 +124,6 @@ fn age(seconds: u64) -> String {
         7_200..172_800 => format!("{} h", seconds / 3_600),
         _ => format!("{} d", seconds / 86_400),
     }
-}
-
-/// Pads each cell to its column's width, two spaces between.
-fn align(cells: Vec<[Span; 8]>) -> Vec<Row> {
-    let width = |column: usize| {
-        cells
-            .iter()
-            .map(|row| row[column].text.chars().count())
-            .max()
-    };
-    let widths: [usize; 8] = std::array::from_fn(|column| width(column).unwrap_or(0));
-    let pad = |(cell, width): (Span, usize)| span(format!("{:<width$}  ", cell.text), cell.colour);
-    cells
-        .into_iter()
-        .map(|row| row.into_iter().zip(widths).map(pad).collect())
-        .collect()
 }
 
 #[cfg(test)]

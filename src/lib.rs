@@ -15,6 +15,7 @@
 //! | [`demo`] | a small cluster on one machine, with its deaths, as processes | how it is all done |
 //! | [`session`], [`tool`], `screen`, [`load`], [`log`] | what drives an agent; what the tools share; rows on a terminal; this machine's load; log lines | the protocol |
 //! | [`dns`] | a zone of the servers: NAPTR, SRV, addresses (RFC 3263) | sockets, clocks, notifiers |
+//! | [`dispatcher`] | what to call so that Kamailio's destination set is as the table says | sockets, clocks, notifiers |
 //! | [`redirect`] | 302 to the servers that take a request (RFC 3261 8.3) | sockets, clocks, notifiers |
 //! | [`subscriber`] | subscriptions at several notifiers as one table, for programs and tools | the protocol |
 //! | [`resolver`] | SIP servers by name (RFC 3263) | dialogs |
@@ -37,6 +38,7 @@ pub mod config;
 pub mod control;
 mod counters;
 pub mod demo;
+pub mod dispatcher;
 pub mod dns;
 #[doc = include_str!("event-package.md")]
 pub mod info;

@@ -134,6 +134,7 @@ const ROOMS: &[(&str, &[&str])] = &[
             "tool",
         ],
     ),
+    ("dispatcher", &["info", "subscription"]),
     ("dns", &["info", "counters", "subscription"]),
     (
         "redirect",
@@ -144,7 +145,9 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "wire",
             "client",
+            "dispatcher",
             "dns",
+            "info",
             "redirect",
             "session",
             "subscriber",
@@ -175,6 +178,7 @@ const PURE: &[&str] = &[
     "publisher",
     "subscription",
     "redirect",
+    "dispatcher",
     "dns",
     "probe",
 ];

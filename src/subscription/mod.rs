@@ -22,7 +22,7 @@ use crate::sip::scan::{Start, scan};
 use dialog::Dialog;
 pub use notify::Ending;
 use notify::Refused;
-pub use pick::{Pick, Picker, Work, shares};
+pub use pick::{Offer, Pick, Picker, Taker, Work, offers, shares, takers};
 pub use roster::{Order, Roster};
 
 /// A subscription that ends sooner after its beginning is not begun again at once.

@@ -51,11 +51,19 @@ struct Failure {
 }
 
 /// One server that may be picked, with its share of the work.
-#[derive(Debug)]
-struct Candidate<'t> {
-    server: &'t Server,
-    address: &'t Address,
-    share: u64,
+#[derive(Debug, Clone, Copy)]
+pub struct Taker<'t> {
+    pub server: &'t Server,
+    pub address: &'t Address,
+    /// Of the sum of all, never 0.
+    pub share: u64,
+}
+
+/// A server that offers what is looked for, whatever its status, and where.
+#[derive(Debug, Clone, Copy)]
+pub struct Offer<'t> {
+    pub server: &'t Server,
+    pub address: &'t Address,
 }
 
 /// Picks servers, one after another.
@@ -153,31 +161,27 @@ impl Picker {
         work: Work<'_>,
         now_ms: u64,
         but: &[Pick],
-    ) -> Vec<Candidate<'t>> {
-        let servers = table.entries().filter_map(|entry| match entry {
-            DocumentEntry::Server(server) => Some(server),
-            DocumentEntry::Deleted { .. } | DocumentEntry::Left { .. } => None,
-        });
-        let servers = servers.filter(|server| but.iter().all(|pick| pick.id != server.id));
-        let fit = servers.filter_map(|server| {
-            let address = address_for(server, work)?;
-            let fitness = self.fitness(server, now_ms)?;
-            Some(((fitness, server.priority), server, address))
-        });
+    ) -> Vec<Taker<'t>> {
+        let fit = offers(table, work)
+            .filter(|offer| but.iter().all(|pick| pick.id != offer.server.id))
+            .filter_map(|offer| {
+                let fitness = self.fitness(offer.server, now_ms)?;
+                Some(((fitness, offer.server.priority), offer))
+            });
         let fit: Vec<_> = fit.collect();
         let Some(&(first, ..)) = fit.iter().min_by_key(|(rank, ..)| *rank) else {
             return Vec::new();
         };
         let best = fit.into_iter().filter(|(rank, ..)| *rank == first);
-        let best: Vec<_> = best.map(|(_, server, address)| (server, address)).collect();
-        let servers: Vec<&Server> = best.iter().map(|(server, _)| *server).collect();
+        let best: Vec<Offer<'t>> = best.map(|(_, offer)| offer).collect();
+        let servers: Vec<&Server> = best.iter().map(|offer| offer.server).collect();
         let best = best.into_iter().zip(shares(&servers));
-        let candidates = best.map(|((server, address), share)| Candidate {
+        let takers = best.map(|(Offer { server, address }, share)| Taker {
             server,
             address,
             share,
         });
-        candidates.collect()
+        takers.collect()
     }
 
     fn fitness(&self, server: &Server, now_ms: u64) -> Option<Fitness> {
@@ -195,7 +199,7 @@ impl Picker {
 
     /// Two are drawn by their shares, and the one gets it that has had less of its share so far: so what one client gives
     /// keeps to the shares much closer than by chance alone, and clients that know the same do not all go the same way.
-    fn choose(&mut self, best: &[Candidate<'_>]) -> Option<usize> {
+    fn choose(&mut self, best: &[Taker<'_>]) -> Option<usize> {
         let is_same = best.len() == self.given.len()
             && best
                 .iter()
@@ -227,6 +231,22 @@ impl Picker {
         self.given[chosen].2 += 1;
         Some(chosen)
     }
+}
+
+/// The servers that offer what is looked for, in the order of their names.
+pub fn offers<'t>(table: &'t Table, work: Work<'_>) -> impl Iterator<Item = Offer<'t>> {
+    table.entries().filter_map(move |entry| match entry {
+        DocumentEntry::Server(server) => {
+            let address = address_for(server, work)?;
+            Some(Offer { server, address })
+        }
+        DocumentEntry::Deleted { .. } | DocumentEntry::Left { .. } => None,
+    })
+}
+
+/// Those among whom new work is to be shared now, with their shares: what a client gives that met no failures.
+pub fn takers<'t>(table: &'t Table, work: Work<'_>) -> Vec<Taker<'t>> {
+    Picker::new(Chance::new(0)).best(table, work, 0, &[])
 }
 
 /// How the work is to be shared among servers of one priority, none of them 0: weight times free capacity. A weight of 0

@@ -6,6 +6,7 @@ mod misbehaviour;
 mod proxied;
 mod publishers;
 mod refusals;
+#[allow(dead_code, reason = "shared with the tests of failover")]
 mod sipp;
 mod subscribers;
 #[path = "../support/mod.rs"]

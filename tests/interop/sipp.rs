@@ -131,6 +131,19 @@ impl Sipp {
         messages(&self.read("messages"))
     }
 
+    /// Waits for the end of all calls, however they end. The messages, in the order that SIPp saw them.
+    pub fn messages_at_the_end(mut self) -> Vec<Message> {
+        let scenario = self.scenario.clone();
+        let stuck = || format!("{scenario} does not end");
+        wait_until(&stuck, || self.process.ended());
+        messages(&self.read("messages"))
+    }
+
+    /// How many calls have ended with a BYE so far.
+    pub fn ended_calls(&self) -> usize {
+        self.read("messages").matches("\nBYE sip:").count()
+    }
+
     fn read(&self, name: &str) -> String {
         let path: PathBuf = self.directory.path().join(name);
         // SIPp makes the file when it has something to write.
@@ -140,7 +153,7 @@ impl Sipp {
 
 /// A loopback address for this SIPp alone: it looks for a free port before it listens there, which two at once on one
 /// address may both find.
-fn own_address() -> Ipv4Addr {
+pub fn own_address() -> Ipv4Addr {
     static GIVEN: AtomicU8 = AtomicU8::new(0);
     let number = GIVEN.fetch_add(1, Ordering::Relaxed);
     let [.., high, low] = std::process::id().to_be_bytes();

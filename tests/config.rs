@@ -324,3 +324,25 @@ fn listening_wider_than_allowing_is_cautioned() {
     let open = [&wide[..], &["--allow-subscribe", "192.0.2.0/24"]].concat();
     assert_eq!(config(&open).cautions(), [caution("allow-publish")]);
 }
+
+#[test]
+fn a_probe_has_the_defaults_of_the_event_package_and_its_keys_may_be_written_with_underscores() {
+    let directory = tempfile::tempdir().unwrap();
+    let servers = [
+        "id = \"p1\"\naddress = \"192.0.2.1:5060\"",
+        "id = \"p2\"\naddress = \"192.0.2.2:5060\"\ndown_after = 7\nup_after = 5",
+        "id = \"p3\"\naddress = \"192.0.2.3:5060\"\ndown-after = 8\nup-after = 6",
+    ];
+    let text: String = servers
+        .iter()
+        .map(|server| format!("[[probe]]\n{server}\n"))
+        .collect();
+    let path = file(&directory, &text);
+    let config = config(&["--config", path.to_str().unwrap()]);
+    let found: Vec<(u64, u32, u32)> = config
+        .probes
+        .iter()
+        .map(|probe| (probe.interval_ms, probe.down_after, probe.up_after))
+        .collect();
+    assert_eq!(found, [(2_000, 3, 2), (2_000, 7, 5), (2_000, 8, 6)]);
+}

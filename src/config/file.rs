@@ -76,7 +76,11 @@ fn read_table(
 ) -> Result<(), ConfigError> {
     for (key, value) in table {
         let line = line_of(text, key.span().start);
-        let name = format!("{prefix}{}", key.get_ref());
+        let mut name = format!("{prefix}{}", key.get_ref());
+        if prefix.starts_with(PROBE) {
+            // Its keys are written either way where servers are listed.
+            name = name.replace('_', "-");
+        }
         let setting = known.iter().find(|setting| setting.key == name);
         if let (None, DeValue::Table(inner)) = (setting, value.get_ref()) {
             read_table(path, text, &format!("{name}-"), known, inner, given)?;

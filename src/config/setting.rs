@@ -384,7 +384,7 @@ pub const PROBE_UP_AFTER: Setting = Setting {
     key: "probe-up-after",
     value_name: "N",
     help: "Probes in a row that must be answered before it is up",
-    default: Preset::Text("1"),
+    default: Preset::Text("2"),
     allowed: Allowed::Count(1..=100),
     is_list: false,
 };

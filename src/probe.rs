@@ -87,8 +87,8 @@ struct Watched {
 #[derive(Debug)]
 pub struct Prober {
     node: Arc<str>,
-    /// The nodes alive, as they were last said; `None`: nobody said.
-    live: Option<Vec<Arc<str>>>,
+    /// The nodes that are to probe, as they were last said; `None`: nobody said.
+    nodes: Option<Vec<Arc<str>>>,
     watched: Vec<Watched>,
     chance: Chance,
     outgoing: VecDeque<(SocketAddr, Vec<u8>)>,
@@ -110,7 +110,7 @@ impl Prober {
         });
         Prober {
             node,
-            live: None,
+            nodes: None,
             watched: watched.collect(),
             chance: Chance::new(seed),
             outgoing: VecDeque::new(),
@@ -128,15 +128,15 @@ impl Prober {
         &self.counters
     }
 
-    /// Which nodes are alive; none: this one stands alone. Each server is probed by one of them; one that comes to this node
+    /// Which nodes are to probe; none: this one stands alone. Each server is probed by one of them; one that comes to this node
     /// is judged anew.
-    pub fn share(&mut self, now_ms: u64, live: &[Arc<str>]) {
-        if self.live.as_deref() == Some(live) {
+    pub fn share(&mut self, now_ms: u64, nodes: &[Arc<str>]) {
+        if self.nodes.as_deref() == Some(nodes) {
             return;
         }
-        self.live = Some(live.to_vec());
+        self.nodes = Some(nodes.to_vec());
         for watched in &mut self.watched {
-            let owner = rendezvous(live, &["probe", &*watched.probed.id]);
+            let owner = rendezvous(nodes, &["probe", &*watched.probed.id]);
             let is_ours = owner.is_none_or(|owner| *owner == self.node);
             if std::mem::replace(&mut watched.is_ours, is_ours) == is_ours {
                 continue;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::record::{Lease, Record};
 use super::table::{Merged, Table, Word};
 use super::{Compositor, Grant, Now};
-use crate::info::{Entry, Server};
+use crate::info::{Entry, Server, Status};
 use crate::rendezvous::rendezvous;
 
 /// A stamp further ahead of the time of day than this is of a clock gone wrong, and waits until it is due
@@ -134,6 +134,20 @@ impl Compositor {
 
     /// Ends the entries of nodes that are not alive, and were not when they were last heard of; and tells the living of whom
     /// that was said. To be called now and then.
+    /// Those of the living that take new work, as their own entries say; all of them where none does.
+    pub fn working(&self) -> Vec<Arc<str>> {
+        let takes_work = |node: &&Arc<str>| {
+            let view = self.tables[0].view();
+            let entry = view.find(node).filter(|_| self.is_of_node(node));
+            entry.is_none_or(|entry| !entry.deleted && entry.server.status != Status::Draining)
+        };
+        let working: Vec<_> = self.live.iter().filter(takes_work).cloned().collect();
+        match working[..] {
+            [] => self.live.clone(),
+            _ => working,
+        }
+    }
+
     pub fn check_nodes(&mut self, now: Now) {
         for place in 0..self.tables.len() {
             let settled_ms = now.mono_ms.saturating_sub(self.config.new_node_ms);

@@ -207,12 +207,7 @@ impl Control {
                 Next::Shard(Some(message)) => self.take_many(message).await,
                 Next::Shard(None) => return Err(std::io::Error::other("every shard has ended")),
                 Next::Cluster(told) => self.member.hear(self.now(), told),
-                Next::Probe(source) => {
-                    let now_ms = self.now().mono_ms;
-                    if let Some(probes) = &mut self.probes {
-                        probes.prober.receive(now_ms, source, &answer);
-                    }
-                }
+                Next::Probe(source) => self.probed(source, &answer),
                 Next::Tick => {}
                 Next::Counters => self.log_counters().await,
                 Next::End => break,
@@ -223,8 +218,6 @@ impl Control {
             }
             self.catch_up();
         }
-        // From now on nobody reads what servers answer: silence would be taken for death.
-        self.probes = None;
         self.member.drain(self.now());
         self.catch_up();
         tokio::task::spawn_local(async move {
@@ -251,6 +244,14 @@ impl Control {
         now_since(self.start)
     }
 
+    /// Takes an answer to OPTIONS.
+    fn probed(&mut self, source: SocketAddr, answer: &[u8]) {
+        let now_ms = self.now().mono_ms;
+        if let Some(probes) = &mut self.probes {
+            probes.prober.receive(now_ms, source, answer);
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
         if !self.owed.is_empty() || !self.gone.is_empty() {
             return Some(Instant::now() + OFFER_AGAIN);
@@ -268,7 +269,8 @@ impl Control {
         self.member.tick(now, load);
         if let Some(probes) = &mut self.probes {
             let compositor = &mut self.member.compositor;
-            probes.prober.share(now.mono_ms, compositor.live());
+            // Who drains leaves its servers to the others while it is still here.
+            probes.prober.share(now.mono_ms, &compositor.working());
             probes.tick(now.mono_ms);
             for found in probes.prober.take_findings() {
                 info!(server = %found.server.id, status = %found.server.status, "probed");
@@ -425,6 +427,7 @@ impl Control {
             self.insist(shard, ToShard::Drain { others, over }).await;
         }
         let deadline = Instant::now() + over + DRAIN_WITHIN;
+        let mut answer = Vec::new();
         while self.drained < self.shards.len() || !self.connections.is_flushed() {
             let Some(wait) = deadline.checked_duration_since(Instant::now()) else {
                 warn!("some subscribers did not answer the last NOTIFY");
@@ -436,6 +439,8 @@ impl Control {
                     None => return,
                 },
                 told = from_cluster(&mut self.cluster) => self.member.hear(self.now(), told),
+                // Where nobody else is this node goes on probing.
+                source = from_probes(&self.probes, &mut answer) => self.probed(source, &answer),
                 () = tokio::time::sleep(wait.min(Duration::from_millis(20))) => {}
             }
             self.catch_up();

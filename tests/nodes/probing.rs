@@ -1,8 +1,8 @@
 //! Servers that do not publish: one node asks each of them, all know what it found, and another goes on when it dies.
 
 use std::net::{SocketAddr, UdpSocket};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,8 @@ use crate::process::PATIENCE;
 struct Server {
     address: SocketAddr,
     status: Arc<AtomicU16>,
-    asked: Arc<AtomicU16>,
+    /// Which nodes asked, in the order they did.
+    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
@@ -34,7 +35,12 @@ impl Server {
             while let Ok((length, from)) = socket.recv_from(&mut buffer) {
                 let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
                 assert!(text.starts_with("OPTIONS sip:127.0.0.1:"), "{text}");
-                asked.fetch_add(1, Ordering::Relaxed);
+                let user = text
+                    .lines()
+                    .find_map(|line| line.strip_prefix("From: <sip:"));
+                let node = user.and_then(|user| user.split('@').next());
+                let node = node.expect("it says who asks").to_owned();
+                asked.lock().expect("nobody panics").push(node);
                 let status = status.load(Ordering::Relaxed);
                 if status == 0 {
                     continue;
@@ -48,6 +54,21 @@ impl Server {
 
     fn say(&self, status: u16) {
         self.status.store(status, Ordering::Relaxed);
+    }
+
+    /// How often a node has asked.
+    fn asked_by(&self, node: &str) -> usize {
+        let asked = self.asked.lock().expect("nobody panics");
+        asked.iter().filter(|by| *by == node).count()
+    }
+
+    /// Waits until a node has asked so often more.
+    fn await_asked_by(&self, node: &str, more: usize) {
+        let (enough, until) = (self.asked_by(node) + more, Instant::now() + PATIENCE);
+        while self.asked_by(node) < enough {
+            assert!(Instant::now() < until, "{node} does not ask");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 
@@ -92,39 +113,36 @@ fn a_server_that_only_answers_options_is_known_to_all_and_to_the_next_node() {
     nodes.remove(place).1.kill();
     let (left, watch) = (nodes[0].0, nodes[0].1.watch());
     watch.view_where(|view| view.status(owner) == Some("down") && view.status("gw1") == Some("up"));
-    let before = server.asked.load(Ordering::Relaxed);
-    let until = Instant::now() + PATIENCE;
-    while server.asked.load(Ordering::Relaxed) == before {
-        assert!(Instant::now() < until, "{left} does not take over");
-        thread::sleep(Duration::from_millis(20));
-    }
+    server.await_asked_by(left, 1);
     server.say(0);
     watch.status("gw1", "down");
+}
+
+/// Two nodes that know `server`: who probes it, with its name, and the other.
+fn two(server: &Server, drain_time: &str) -> [(&'static str, Node); 2] {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = config(&directory, server);
+    let config = ["--config", &path, "--drain-time", drain_time];
+    let first = Node::start("n1", &[], &config);
+    let second = Node::start("n2", &[first.gossip], &config);
+    for node in [&first, &second] {
+        node.watch().view_where(|view| {
+            ["gw1", "n1", "n2"]
+                .iter()
+                .all(|id| view.status(id) == Some("up"))
+        });
+    }
+    let mut nodes = [("n1", first), ("n2", second)];
+    let owner = *rendezvous(&["n1", "n2"], &["probe", "gw1"]).expect("there are two");
+    nodes.sort_by_key(|(name, _)| *name != owner);
+    nodes
 }
 
 #[test]
 fn a_node_that_ends_takes_no_server_down_that_it_probed() {
     let server = Server::start(200);
-    let directory = tempfile::tempdir().expect("a directory");
-    let path = config(&directory, &server);
     // Longer than two probes that nobody hears the answers of.
-    let config = ["--config", &path, "--drain-time", "4s"];
-    let first = Node::start("n1", &[], &config);
-    let second = Node::start("n2", &[first.gossip], &config);
-    let (mut ends, mut stays) = (first, second);
-    let is_up = |node: &Node| {
-        node.watch().view_where(|view| {
-            ["gw1", "n1", "n2"]
-                .iter()
-                .all(|id| view.status(id) == Some("up"))
-        })
-    };
-    is_up(&ends);
-    is_up(&stays);
-    let owner = *rendezvous(&["n1", "n2"], &["probe", "gw1"]).expect("there are two");
-    if owner == "n2" {
-        std::mem::swap(&mut ends, &mut stays);
-    }
+    let [(owner, ends), (_, stays)] = two(&server, "4s");
     let watch = stays.watch();
     watch.status(owner, "up");
     // Without a subscription it would be gone at once.
@@ -137,4 +155,28 @@ fn a_node_that_ends_takes_no_server_down_that_it_probed() {
     });
     server.say(0);
     watch.status("gw1", "down");
+}
+
+#[test]
+fn a_draining_node_leaves_the_servers_that_it_probed_to_another() {
+    let server = Server::start(200);
+    let [(owner, drains), (other, stays)] = two(&server, "90s");
+    let watch = stays.watch();
+    let mut entity = Entity::subscribe(drains.sip);
+    entity.notify_where(|notify| notify.contains("gw1"));
+    drains.process.signal(Signal::TERM);
+    watch.view_where(|view| {
+        assert_ne!(view.status("gw1"), Some("down"));
+        view.status(owner) == Some("draining")
+    });
+    server.await_asked_by(other, 2);
+    let before = server.asked_by(owner);
+    server.await_asked_by(other, 3);
+    assert_eq!(server.asked_by(owner), before, "{owner} still asks");
+    server.say(0);
+    let at = Instant::now();
+    let view = watch.status("gw1", "down");
+    assert_eq!(view.status(owner), Some("draining"));
+    // What was found before would hold for a minute.
+    assert!(at.elapsed() < PATIENCE / 3, "{:?}", at.elapsed());
 }

@@ -112,7 +112,9 @@ impl Compositor {
                 self.end_node(place, node, now);
             }
             let table = &self.tables[place];
-            let left = table.authored().filter(|(_, author)| gone.contains(author));
+            // Whoever is gone may have kept what was said by one that this node never saw alive.
+            let is_left = |author: &Arc<str>| !gone.is_empty() && !self.live.contains(author);
+            let left = table.authored().filter(|(_, author)| is_left(author));
             self.orphans
                 .extend(left.map(|(id, _)| (place, Arc::clone(id))));
             // Back, it hears what was said of it.
@@ -312,11 +314,11 @@ impl Compositor {
         orphans.into_iter().filter_map(record).collect()
     }
 
-    /// Makes all that this node has to keep for others due again: what it said itself, and what the dead did.
+    /// Makes all that this node has to keep for others due again: what it said itself, and what nobody alive did.
     pub fn keep_again(&mut self) {
         for (place, table) in self.tables.iter().enumerate() {
             let is_ours =
-                |author: &Arc<str>| *author == self.config.node || self.dead.contains(author);
+                |author: &Arc<str>| *author == self.config.node || !self.live.contains(author);
             let ours = table.authored().filter(|(_, author)| is_ours(author));
             self.orphans
                 .extend(ours.map(|(id, _)| (place, Arc::clone(id))));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use fanfare::compositor::{Lease, Record, Verdict};
+use fanfare::compositor::{CompositorConfig, Lease, Record, Verdict};
 use fanfare::info::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -21,6 +21,15 @@ fn nodes() -> Vec<Arc<str>> {
     (0..NODES).map(node).collect()
 }
 
+fn config_of(number: usize) -> CompositorConfig {
+    CompositorConfig {
+        node: node(number),
+        forget_after_s: 20,
+        tombstones_s: 100_000,
+        ..config(&["example.com"])
+    }
+}
+
 /// Nodes of one cluster with a clock each.
 struct Cluster {
     worlds: Vec<World>,
@@ -33,11 +42,7 @@ struct Cluster {
 impl Cluster {
     fn new() -> Self {
         let worlds = (0..NODES).map(|number| {
-            let mut config = config(&["example.com"]);
-            config.node = node(number);
-            config.forget_after_s = 20;
-            config.tombstones_s = 100_000;
-            let mut world = World::new(config);
+            let mut world = World::new(config_of(number));
             world.compositor.set_live(START, nodes());
             world
         });
@@ -477,6 +482,19 @@ fn a_node_that_died_is_down_at_once_and_its_publications_live_on() {
     for at in 0..NODES {
         assert_eq!(cluster.entry(at, "n1").server.status, Status::Up);
     }
+}
+
+#[test]
+fn what_one_said_who_died_before_this_node_came_is_kept_when_its_keeper_dies() {
+    let mut cluster = Cluster::new();
+    cluster.publish(0, &initial(&server("a", 7))).unwrap();
+    // This one never sees n1 alive.
+    let mut world = World::new(config_of(2));
+    world.compositor.set_live(world.now, vec![node(1), node(2)]);
+    world.compositor.merge(world.now, cluster.told[0].clone());
+    assert_eq!(world.compositor.take_orphans(), []);
+    world.compositor.set_live(world.now, vec![node(2)]);
+    assert_eq!(world.compositor.take_orphans(), cluster.told);
 }
 
 #[test]

@@ -229,7 +229,7 @@ impl Engine<'_> {
                 }
             }
             ToCluster::Answer { to, message } => self.link.send(to, &message).await,
-            ToCluster::Forget(places) => {
+            ToCluster::Release(places) | ToCluster::Forget(places) => {
                 let chitchat = self.handle.chitchat();
                 let mut chitchat = chitchat.lock().await;
                 let ours = chitchat.self_node_state();

@@ -434,7 +434,8 @@ impl Member {
         };
         let compositor = &mut self.compositor;
         let said = [
-            some(compositor.take_released()).map(ToCluster::Forget),
+            some(compositor.take_released()).map(ToCluster::Release),
+            some(compositor.take_dropped()).map(ToCluster::Forget),
             some(compositor.take_orphans()).map(ToCluster::Hold),
             some(compositor.take_untold()).map(ToCluster::Tell),
             some(compositor.take_accused()).map(ToCluster::Accuse),

@@ -108,7 +108,9 @@ pub enum ToCluster {
     Ask { node: Arc<str>, place: Place },
     /// An answer to what another node wants.
     Answer { to: SocketAddr, message: Message },
-    /// Servers of which this node need not tell any more: another one alive knows better, or nobody remembers them.
+    /// Servers of which this node need not tell any more: another one alive knows better.
+    Release(Vec<Place>),
+    /// Servers that nobody need remember any more.
     Forget(Vec<Place>),
     /// The end of the process.
     Leave,

@@ -134,8 +134,6 @@ impl Compositor {
         &self.live
     }
 
-    /// Ends the entries of nodes that are not alive, and were not when they were last heard of; and tells the living of whom
-    /// that was said. To be called now and then.
     /// Those of the living that take new work, as their own entries say; all of them where none does.
     pub fn working(&self) -> Vec<Arc<str>> {
         let takes_work = |node: &&Arc<str>| {
@@ -150,6 +148,8 @@ impl Compositor {
         }
     }
 
+    /// Ends the entries of nodes that are not alive, and were not when they were last heard of; and tells the living of whom
+    /// that was said. To be called now and then.
     pub fn check_nodes(&mut self, now: Now) {
         for place in 0..self.tables.len() {
             let settled_ms = now.mono_ms.saturating_sub(self.config.new_node_ms);
@@ -325,19 +325,21 @@ impl Compositor {
         }
     }
 
-    /// What this node need no longer keep for others: another one alive knows better, or nobody remembers it.
+    /// What this node need no longer keep for others, since the last call: another one alive knows better.
     pub fn take_released(&mut self) -> Vec<(Arc<str>, Arc<str>)> {
-        let released = std::mem::take(&mut self.released);
-        let mut places: Vec<_> = released
-            .into_iter()
-            .map(|(place, id)| (Arc::clone(&self.tables[place].view().domain), id))
-            .collect();
-        for table in &mut self.tables {
+        let released = std::mem::take(&mut self.released).into_iter();
+        let domain = |place: usize| Arc::clone(&self.tables[place].view().domain);
+        released.map(|(place, id)| (domain(place), id)).collect()
+    }
+
+    /// What this node has forgotten since the last call: nobody need remember it any more.
+    pub fn take_dropped(&mut self) -> Vec<(Arc<str>, Arc<str>)> {
+        let dropped = self.tables.iter_mut().flat_map(|table| {
             let domain = Arc::clone(&table.view().domain);
-            let ids = table.take_dropped();
-            places.extend(ids.into_iter().map(|id| (Arc::clone(&domain), id)));
-        }
-        places
+            let ids = table.take_dropped().into_iter();
+            ids.map(move |id| (Arc::clone(&domain), id))
+        });
+        dropped.collect()
     }
 
     /// Nodes that are to hear that they are taken for dead, with what is known of them.

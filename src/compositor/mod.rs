@@ -378,7 +378,8 @@ impl Compositor {
         }
         if self.live.is_empty() {
             self.untold.clear();
-            drop(self.take_released());
+            self.released.clear();
+            drop(self.take_dropped());
         }
         self.merge_due(now);
     }

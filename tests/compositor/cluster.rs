@@ -83,7 +83,8 @@ impl Cluster {
                 .iter()
                 .map(|record| record.id().to_string()),
         );
-        for (_, id) in compositor.take_released() {
+        let released = compositor.take_released();
+        for (_, id) in released.into_iter().chain(compositor.take_dropped()) {
             self.held[at].remove(&*id);
         }
     }

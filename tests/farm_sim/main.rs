@@ -3,6 +3,7 @@
 //! told.
 
 mod engine;
+mod member;
 mod world;
 
 use world::{Plan, World};

@@ -405,7 +405,7 @@ impl World {
                 let peer = usize::from(to.port() - 7_000);
                 self.send(node, peer, message);
             }
-            ToCluster::Forget(places) => {
+            ToCluster::Release(places) | ToCluster::Forget(places) => {
                 places.iter().for_each(|place| one.engine.forget(place));
             }
             ToCluster::Leave => {}

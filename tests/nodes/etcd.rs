@@ -2,7 +2,7 @@
 //! back, or has forgotten what there was in between.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -156,6 +156,38 @@ fn values_that_are_no_records_other_clusters_and_twins_do_no_harm() {
     node.await_log("value in etcd refused");
     let twin = etcd.node("n1", &[]);
     twin.await_log("another node of this name");
+}
+
+#[test]
+fn what_ended_hours_ago_stays_in_the_store_for_as_long_as_it_is_remembered() {
+    let etcd = Etcd::start();
+    let unix = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now_ms = unix.expect("it is later than that").as_millis() as u64;
+    let stamp = |minutes_ago: u64| format!("{}.0.n9", now_ms - minutes_ago * 60_000);
+    let (ended, deleted) = (stamp(120), stamp(90));
+    let began = stamp(121);
+    let stored = [
+        ("p1", format!("said {began} {began} {began} 60 {ended} -")),
+        ("p2", format!("deleted {deleted}")),
+    ];
+    let key = |id: &str| STANDARD.encode(format!("/fanfare/fanfare/servers/*/{id}"));
+    for (id, stamps) in &stored {
+        let body = json!({ "domain": "*", "servers": [{ "id": id, "status": "up",
+            "addresses": [{ "ip": "192.0.2.1", "port": 5060, "transport": "udp" }] }] });
+        let value = STANDARD.encode(format!("1 {stamps}\n{body}"));
+        etcd.call("kv/put", &json!({ "key": key(id), "value": value }));
+    }
+    let node = etcd.node("n1", &["--forget-after", "24h"]);
+    let watch = node.watch();
+    watch.view_where(|view| is(view, "p1", "down") && is(view, "n1", "up"));
+    // What the node does with what it read is done before it answers this.
+    let mut publisher = Publisher::new();
+    let tag = publisher.publish(node.sip, "p3", 1, 600).tag();
+    publisher.refresh(node.sip, &tag, 600).tag();
+    for (id, _) in &stored {
+        let there = etcd.call("kv/range", &json!({ "key": key(id) }));
+        assert_eq!(there["count"], "1", "{id} is gone: {there}");
+    }
 }
 
 #[test]

@@ -226,8 +226,11 @@ impl Engine<'_> {
                     self.forget(&place);
                 }
             }
-            // Everybody reads the store: nobody need be told by name, and nobody asks.
-            ToCluster::Accuse(_) | ToCluster::Answer { .. } | ToCluster::Leave => {}
+            // Everybody reads the store: nobody need be told by name, nobody asks, and what it has is nobody's alone.
+            ToCluster::Accuse(_)
+            | ToCluster::Answer { .. }
+            | ToCluster::Release(_)
+            | ToCluster::Leave => {}
         }
     }
 

@@ -1,0 +1,132 @@
+//! One member, as its engine hears it.
+
+use std::sync::Arc;
+
+use fanfare::cluster::member::Member;
+use fanfare::cluster::{FromCluster, ToCluster};
+use fanfare::compositor::{Compositor, CompositorConfig, Lease, Now, Record};
+use fanfare::info::{Address, AddressTransport, Entry, Server, Stamp, Status};
+
+const START: Now = Now {
+    mono_ms: 5_000,
+    unix_ms: 1_795_379_461_000,
+};
+const HOUR_MS: u64 = 3_600_000;
+
+struct One {
+    member: Member,
+    now: Now,
+}
+
+fn server(id: &str, port: u16) -> Server {
+    let address = Address::new(([192, 0, 2, 1], port).into(), AddressTransport::Udp);
+    Server::new(id.into(), Status::Up, vec![address])
+}
+
+fn stamp(ms: u64, node: &str) -> Stamp {
+    Stamp {
+        ms,
+        counter: 0,
+        node: node.into(),
+    }
+}
+
+/// What `node` said of a server at a time of day, with a lease of an hour.
+fn record(id: &str, ms: u64, node: &str) -> Record {
+    let stamp = stamp(ms, node);
+    let server = Server {
+        updated: stamp.clone(),
+        ..server(id, 5060)
+    };
+    Record {
+        domain: "*".into(),
+        said: Arc::new(Entry {
+            server,
+            deleted: false,
+        }),
+        lease: Some(Lease {
+            granted: stamp.clone(),
+            held: stamp,
+            ended: None,
+            since: None,
+            expires_s: 3_600,
+        }),
+    }
+}
+
+fn removed(id: &str, ms: u64, node: &str) -> Record {
+    let mut record = record(id, ms, node);
+    Arc::make_mut(&mut record.said).deleted = true;
+    record
+}
+
+impl One {
+    /// A node n1 with what it says of itself told already.
+    fn new(config: CompositorConfig) -> One {
+        let compositor = Compositor::new(config, [7; 16], START);
+        let mut one = One {
+            member: Member::among(START, compositor, server("n1", 5060)),
+            now: START,
+        };
+        one.hear(FromCluster::Live(vec!["n1".into(), "n2".into()]));
+        one.hear(FromCluster::Synced);
+        one.said();
+        one
+    }
+
+    fn config() -> CompositorConfig {
+        CompositorConfig::new("n1".into())
+    }
+
+    fn hear(&mut self, told: FromCluster) {
+        self.member.hear(self.now, told);
+    }
+
+    /// What its engine is told.
+    fn said(&mut self) -> Vec<ToCluster> {
+        let mut said = Vec::new();
+        self.member.say(|message| {
+            said.push(message);
+            Ok(())
+        });
+        said
+    }
+
+    /// What its engine is told in so many seconds, in which the node looks at itself each second.
+    fn said_in(&mut self, seconds: u64) -> Vec<ToCluster> {
+        let mut said = Vec::new();
+        for _ in 0..seconds {
+            self.now.mono_ms += 1_000;
+            self.now.unix_ms += 1_000;
+            self.member.tick(self.now, || None);
+            said.extend(self.said());
+        }
+        said
+    }
+
+    fn status(&self, id: &str) -> Option<Status> {
+        let view = self.member.compositor.views().next()?;
+        let entry = view.find(id).filter(|entry| !entry.deleted)?;
+        Some(entry.server.status.clone())
+    }
+}
+
+#[test]
+fn what_another_knows_better_is_not_forgotten() {
+    let mut one = One::new(CompositorConfig {
+        forget_after_s: 86_400,
+        ..One::config()
+    });
+    let mut ended = record("p1", START.unix_ms - 3 * HOUR_MS, "n2");
+    let lease = ended.lease.as_mut().expect("it has one");
+    lease.ended = Some(stamp(START.unix_ms - 2 * HOUR_MS, "n2"));
+    let gone = removed("p2", START.unix_ms - HOUR_MS, "n2");
+    one.hear(FromCluster::Records(vec![ended, gone]));
+    assert_eq!(one.status("p1"), Some(Status::Down));
+    let said = one.said();
+    let forgets = |message: &ToCluster| matches!(message, ToCluster::Forget(_));
+    assert!(!said.iter().any(forgets), "{said:?}");
+    // Until it is due to be: then nobody remembers it.
+    let said = one.said_in(3_601);
+    assert!(said.iter().any(forgets));
+}

@@ -17,7 +17,7 @@ use tracing::{debug, error, info, warn};
 use super::frame::Frames;
 use super::link::{Link, Opened};
 use super::membership::{Membership, Peer};
-use super::message::{Message, Place, batch};
+use super::message::{Message, Place, UNCONFIRMED, batch};
 use super::sync::{Page, Step, Sync};
 use super::{Counters, FromCluster, Queues, SYNC_WITHIN, Settings, ToCluster};
 use crate::compositor::Record;
@@ -97,7 +97,7 @@ pub async fn live(
         found: found_to,
         read: BTreeMap::new(),
         tellings: HashMap::new(),
-        next: 0,
+        next: UNCONFIRMED,
         sync: Sync::begin(Instant::now(), rand::random(), within),
         began: Instant::now(),
         warned: None,
@@ -297,7 +297,7 @@ impl Engine<'_> {
     }
 
     fn number(&mut self) -> u32 {
-        self.next = self.next.wrapping_add(1);
+        self.next = self.next.checked_add(1).unwrap_or(UNCONFIRMED + 1);
         self.next
     }
 
@@ -309,8 +309,12 @@ impl Engine<'_> {
     async fn hear(&mut self, from: SocketAddr, message: Message) {
         match message {
             Message::Tell { number, records } => {
-                self.link.send(from, &Message::Told { number }).await;
-                self.learn(records).await;
+                self.give(FromCluster::Told {
+                    from,
+                    number,
+                    records,
+                })
+                .await;
             }
             Message::Told { number } => {
                 if let Some(telling) = self.tellings.remove(&number) {

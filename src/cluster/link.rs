@@ -17,7 +17,7 @@ use tracing::warn;
 
 use super::Counters;
 use super::frame::{FrameError, Frames, Kind};
-use super::message::Message;
+use super::message::{Message, UNCONFIRMED};
 use crate::log::Seldom;
 
 /// The largest datagram that UDP carries.
@@ -105,12 +105,18 @@ impl Link {
                 }
                 continue;
             }
-            let Some((message, bad)) = Message::read(kind, &bytes) else {
+            let Some((mut message, bad)) = Message::read(kind, &bytes) else {
                 self.refuse(from, FrameError::Malformed);
                 continue;
             };
             for _ in 0..bad {
                 self.refuse(from, FrameError::Malformed);
+            }
+            if let Message::Tell { number, .. } = &mut message
+                && bad > 0
+            {
+                // Not all of it can be known here.
+                *number = UNCONFIRMED;
             }
             if self.inbound.try_send((from, message)).is_err() {
                 self.counters.lock().cluster_overflows += 1;

@@ -4,9 +4,9 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 
-use super::message::{Message, batch};
+use super::message::{Message, UNCONFIRMED, batch};
 use super::{FromCluster, ToCluster};
-use crate::compositor::{Compositor, Grant, Kind, Now, Record, Verdict};
+use crate::compositor::{Compositor, Grant, Heard, Kind, Now, Record, Verdict};
 use crate::info::{Server, Status};
 use crate::wire::Flow;
 
@@ -271,6 +271,18 @@ impl Member {
         }
     }
 
+    /// Takes what other nodes know; whether all of it is known here now.
+    fn learn(&mut self, now: Now, records: Vec<Record>) -> bool {
+        let records = records.into_iter();
+        let heard: Vec<Heard> = records
+            .map(|record| self.compositor.merge(now, record))
+            .collect();
+        if heard.contains(&Heard::New) {
+            self.reconsider(now);
+        }
+        !heard.contains(&Heard::Refused)
+    }
+
     /// What other nodes say.
     pub fn hear(&mut self, now: Now, told: FromCluster) {
         let Some(others) = &mut self.others else {
@@ -278,12 +290,16 @@ impl Member {
         };
         match told {
             FromCluster::Records(records) => {
-                let mut is_new = false;
-                for record in records {
-                    is_new |= self.compositor.merge(now, record);
-                }
-                if is_new {
-                    self.reconsider(now);
+                self.learn(now, records);
+            }
+            FromCluster::Told {
+                from,
+                number,
+                records,
+            } => {
+                // Who told it may answer 200 and die: it must be here by then.
+                if self.learn(now, records) && number != UNCONFIRMED {
+                    self.reply(from, Message::Told { number });
                 }
             }
             FromCluster::Kept { ticket } => {
@@ -324,7 +340,10 @@ impl Member {
             FromCluster::Asked { from, place } => {
                 if let Some(record) = self.compositor.record(&place) {
                     let records = vec![record];
-                    let message = Message::Tell { number: 0, records };
+                    let message = Message::Tell {
+                        number: UNCONFIRMED,
+                        records,
+                    };
                     self.reply(from, message);
                 }
             }

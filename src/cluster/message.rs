@@ -12,12 +12,15 @@ const _: () = assert!(MAX_RECORD_BYTES + 4 <= RECORDS_BYTES);
 /// A place in the order of all records: a domain and an id.
 pub type Place = (Arc<str>, Arc<str>);
 
+/// Of a `Tell` that nobody waits to hear of again.
+pub const UNCONFIRMED: u32 = 0;
+
 /// One message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// Take these, and confirm it.
+    /// Take these, and confirm it, unless the number is `UNCONFIRMED`.
     Tell { number: u32, records: Vec<Record> },
-    /// They were taken.
+    /// They are known to the one who says it.
     Told { number: u32 },
     /// What do you know of this one?
     Ask { place: Place },

@@ -120,6 +120,12 @@ pub enum ToCluster {
 #[derive(Debug)]
 pub enum FromCluster {
     Records(Vec<Record>),
+    /// Another node tells these, and is to be answered `Message::Told` once they are known here.
+    Told {
+        from: SocketAddr,
+        number: u32,
+        records: Vec<Record>,
+    },
     /// Another node has this publication, or there is none.
     Kept {
         ticket: u64,

@@ -20,17 +20,27 @@ const EARLY_MOST: usize = 8;
 /// Nodes that were alive once, and are remembered as dead.
 const DEAD_MOST: usize = 1_024;
 
+/// What became of another node's record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Heard {
+    New,
+    /// This node knows all of it, or better.
+    Known,
+    /// It is not known here, or not yet: its domain is not served, there is no room for it, or its stamp is too far ahead.
+    Refused,
+}
+
 impl Compositor {
-    /// Takes what another node knows; whether it was anything new.
-    pub fn merge(&mut self, now: Now, record: Record) -> bool {
+    /// Takes what another node knows.
+    pub fn merge(&mut self, now: Now, record: Record) -> Heard {
         let is_its = |table: &Table| table.view().domain == record.domain;
         let Some(place) = self.tables.iter().position(is_its) else {
             self.counters.foreign += 1;
-            return false;
+            return Heard::Refused;
         };
         if record.stamp().ms > now.unix_ms + AHEAD_MS {
             self.put_off(now, place, record);
-            return false;
+            return Heard::Refused;
         }
         self.clock.observe(record.stamp());
         let key = (place, Arc::clone(record.id()));
@@ -40,14 +50,14 @@ impl Compositor {
             table.reassert(record.id(), &self.clock.stamp(now.unix_ms));
             self.untold.insert(key);
             self.counters.reasserted += 1;
-            return true;
+            return Heard::New;
         }
         match table.merge(&record, now, Word::Others) {
-            Merged::Known => return false,
+            Merged::Known => return Heard::Known,
             Merged::Taken => self.counters.merged += 1,
             Merged::Full => {
                 self.counters.merge_overflows += 1;
-                return false;
+                return Heard::Refused;
             }
         }
         let known = table.record(record.id());
@@ -58,7 +68,7 @@ impl Compositor {
             self.orphans.remove(&key);
             self.released.insert(key);
         }
-        true
+        Heard::New
     }
 
     fn put_off(&mut self, now: Now, place: usize, record: Record) {

@@ -26,7 +26,7 @@ use publish::{Change, Refusal, Wait, domain_of};
 use table::{Keep, Table, Word};
 use tag::Tags;
 
-pub use among::AHEAD_MS;
+pub use among::{AHEAD_MS, Heard};
 pub use publish::Kind;
 pub use record::{Lease, MAX_RECORD_BYTES, Record, RecordError};
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use fanfare::cluster::member::Member;
+use fanfare::cluster::message::{Message, UNCONFIRMED};
 use fanfare::cluster::{FromCluster, ToCluster};
 use fanfare::compositor::{Compositor, CompositorConfig, Lease, Now, Record};
 use fanfare::info::{Address, AddressTransport, Entry, Server, Stamp, Status};
@@ -129,4 +130,46 @@ fn what_another_knows_better_is_not_forgotten() {
     // Until it is due to be: then nobody remembers it.
     let said = one.said_in(3_601);
     assert!(said.iter().any(forgets));
+}
+
+#[test]
+fn what_another_tells_is_confirmed_when_all_of_it_is_known_here_and_only_then() {
+    let from = ([127, 0, 0, 1], 7946).into();
+    let confirmed = |one: &mut One, number: u32, records: &[&Record]| -> bool {
+        let records = records.iter().map(|record| (*record).clone()).collect();
+        one.hear(FromCluster::Told {
+            from,
+            number,
+            records,
+        });
+        one.said().iter().any(|message| {
+            matches!(message, ToCluster::Answer { to, message: Message::Told { number: told } }
+                if (*to, *told) == (from, number))
+        })
+    };
+    // The node itself is one of them.
+    let mut one = One::new(CompositorConfig {
+        max_servers: 3,
+        ..One::config()
+    });
+    let at = START.unix_ms;
+    let [a, b, c] = ["a", "b", "c"].map(|id| record(id, at, "n2"));
+    assert!(confirmed(&mut one, 1, &[&a]));
+    assert!(confirmed(&mut one, 2, &[&a]), "the first may get lost");
+    assert!(!confirmed(&mut one, UNCONFIRMED, &[&a]));
+    let elsewhere = Record {
+        domain: "example.org".into(),
+        ..b.clone()
+    };
+    assert!(!confirmed(&mut one, 3, &[&elsewhere]), "it is not served");
+    let early = record("b", at + 10_500, "n2");
+    assert!(!confirmed(&mut one, 4, &[&early]), "it is not shown yet");
+    one.said_in(1);
+    assert!(confirmed(&mut one, 5, &[&early]));
+    assert!(confirmed(&mut one, 6, &[&b]), "it is older");
+    assert!(!confirmed(&mut one, 7, &[&c]), "there is no room");
+    assert!(!confirmed(&mut one, 8, &[&a, &c]), "not all of it");
+    assert_eq!(one.status("c"), None);
+    let newer = record("a", at + 1, "n2");
+    assert!(confirmed(&mut one, 9, &[&newer]));
 }

@@ -262,8 +262,13 @@ impl World {
         let address = SocketAddr::from(([127, 0, 0, 1], 7_000 + from as u16));
         match message {
             Message::Tell { number, records } => {
-                one.member.hear(now, FromCluster::Records(records));
-                self.send(node, from, Message::Told { number });
+                let from = address;
+                let told = FromCluster::Told {
+                    from,
+                    number,
+                    records,
+                };
+                one.member.hear(now, told);
             }
             Message::Told { number } => {
                 if let Some(telling) = one.engine.tellings.remove(&number) {

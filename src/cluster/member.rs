@@ -405,6 +405,17 @@ impl Member {
             self.announce(now);
         }
         self.compositor.check_nodes(now);
+        self.ask_for_refused();
+    }
+
+    /// Asks for servers that there was no room for and now is: who told them tells them no more.
+    fn ask_for_refused(&mut self) {
+        let Some(others) = self.others.as_mut().filter(|others| !others.is_away) else {
+            return;
+        };
+        let wanted = self.compositor.take_wanted().into_iter();
+        let asks = wanted.map(|(node, place)| ToCluster::Ask { node, place });
+        others.said.extend(asks);
     }
 
     /// When `tick` has something to do next, in monotonic ms.

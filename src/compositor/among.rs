@@ -20,6 +20,23 @@ const EARLY_MOST: usize = 8;
 /// Nodes that were alive once, and are remembered as dead.
 const DEAD_MOST: usize = 1_024;
 
+/// Servers without room that are remembered, and how many of them are asked for at once, and how often.
+const REFUSED_MOST: usize = 1_024;
+const WANTED_MOST: usize = 32;
+const ASKED_MOST: u32 = 5;
+
+/// A domain and an id.
+type Place = (Arc<str>, Arc<str>);
+
+/// A server that there was no room for when it was told.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Which node said the newest of it.
+    author: Arc<str>,
+    /// How often it was asked for since.
+    asked: u32,
+}
+
 /// What became of another node's record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Heard {
@@ -56,10 +73,11 @@ impl Compositor {
             Merged::Known => return Heard::Known,
             Merged::Taken => self.counters.merged += 1,
             Merged::Full => {
-                self.counters.merge_overflows += 1;
+                self.refuse(key, record.author());
                 return Heard::Refused;
             }
         }
+        self.refused.remove(&key);
         let known = table.record(record.id());
         let author = known.as_ref().map_or(record.author(), Record::author);
         if *author == self.config.node || self.dead.contains(author) {
@@ -69,6 +87,33 @@ impl Compositor {
             self.released.insert(key);
         }
         Heard::New
+    }
+
+    /// Remembers that there is one more server than there is room for.
+    fn refuse(&mut self, key: (usize, Arc<str>), author: &Arc<str>) {
+        self.counters.merge_overflows += 1;
+        if self.refused.len() < REFUSED_MOST || self.refused.contains_key(&key) {
+            let author = Arc::clone(author);
+            self.refused.insert(key, Refused { author, asked: 0 });
+        }
+    }
+
+    /// Servers that were refused and that there is room for now, each with the node that knows it best: a few at once, and
+    /// each a few times, for answers get lost. To be called now and then.
+    pub fn take_wanted(&mut self) -> Vec<(Arc<str>, Place)> {
+        let mut room: Vec<usize> = self.tables.iter().map(Table::room).collect();
+        let mut wanted = Vec::new();
+        for ((place, id), refused) in &mut self.refused {
+            if room[*place] == 0 || wanted.len() == WANTED_MOST {
+                continue;
+            }
+            room[*place] -= 1;
+            refused.asked += 1;
+            let domain = Arc::clone(&self.tables[*place].view().domain);
+            wanted.push((Arc::clone(&refused.author), (domain, Arc::clone(id))));
+        }
+        self.refused.retain(|_, refused| refused.asked < ASKED_MOST);
+        wanted
     }
 
     fn put_off(&mut self, now: Now, place: usize, record: Record) {

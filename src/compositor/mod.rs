@@ -21,6 +21,7 @@ mod record;
 mod table;
 mod tag;
 
+use among::Refused;
 use clock::Clock;
 use publish::{Change, Refusal, Wait, domain_of};
 use table::{Keep, Table, Word};
@@ -192,6 +193,8 @@ pub struct Compositor {
     released: BTreeSet<(usize, Arc<str>)>,
     /// Nodes that are to hear that they are taken for dead.
     accused: BTreeSet<(usize, Arc<str>)>,
+    /// Servers that the table was too full for.
+    refused: BTreeMap<(usize, Arc<str>), Refused>,
     /// Records that wait until the time of day comes near their stamps, of each server in the order they came; what comes
     /// after `EARLY_MOST` is joined to the last.
     early: BTreeMap<(usize, Arc<str>), VecDeque<Record>>,
@@ -237,6 +240,7 @@ impl Compositor {
             orphans: BTreeSet::new(),
             released: BTreeSet::new(),
             accused: BTreeSet::new(),
+            refused: BTreeMap::new(),
             early: BTreeMap::new(),
             early_due_ms: None,
             frozen_until_ms: 0,

@@ -231,6 +231,11 @@ impl Table {
         self.deadlines.first().map(|(due_ms, _)| *due_ms)
     }
 
+    /// How many more servers fit.
+    pub(super) fn room(&self) -> usize {
+        self.keep.max_servers.saturating_sub(self.servers)
+    }
+
     /// Whether one more server fits beside `expected` others.
     pub(super) fn has_room_for(&self, id: &str, expected: usize) -> bool {
         self.servers + expected < self.keep.max_servers || self.is_server(id)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use fanfare::cluster::member::Member;
-use fanfare::cluster::message::{Message, UNCONFIRMED};
+use fanfare::cluster::message::{Message, Place, UNCONFIRMED};
 use fanfare::cluster::{FromCluster, ToCluster};
 use fanfare::compositor::{Compositor, CompositorConfig, Lease, Now, Record};
 use fanfare::info::{Address, AddressTransport, Entry, Server, Stamp, Status};
@@ -172,4 +172,39 @@ fn what_another_tells_is_confirmed_when_all_of_it_is_known_here_and_only_then() 
     assert_eq!(one.status("c"), None);
     let newer = record("a", at + 1, "n2");
     assert!(confirmed(&mut one, 9, &[&newer]));
+}
+
+#[test]
+fn what_a_full_table_refused_is_asked_for_once_there_is_room() {
+    let ask = |one: &mut One, seconds: u64| -> Vec<Place> {
+        let said = one.said_in(seconds).into_iter();
+        let asked = said.filter_map(|message| match message {
+            ToCluster::Ask { place, .. } => Some(place),
+            _ => None,
+        });
+        asked.collect()
+    };
+    // The node itself is one of them.
+    let mut one = One::new(CompositorConfig {
+        max_servers: 3,
+        ..One::config()
+    });
+    let at = START.unix_ms;
+    let records = ["a", "b", "c"].map(|id| record(id, at, "n2"));
+    one.hear(FromCluster::Records(records.into()));
+    assert_eq!(one.status("c"), None);
+    assert_eq!(ask(&mut one, 10), []);
+    one.hear(FromCluster::Records(vec![removed("a", at + 1, "n2")]));
+    let c: Place = ("*".into(), "c".into());
+    // The answer may get lost, but nobody may be there to give one: it is not asked for without end.
+    let asked = ask(&mut one, 60);
+    assert!(asked.len() > 1 && asked.len() < 10, "{asked:?}");
+    assert!(asked.iter().all(|place| *place == c));
+    one.hear(FromCluster::Records(vec![record("d", at, "n2")]));
+    one.hear(FromCluster::Records(vec![record("c", at, "n2")]));
+    one.hear(FromCluster::Records(vec![removed("d", at + 1, "n2")]));
+    assert_eq!(ask(&mut one, 1), std::slice::from_ref(&c));
+    one.hear(FromCluster::Records(vec![record("c", at, "n2")]));
+    assert_eq!(one.status("c"), Some(Status::Up));
+    assert_eq!(ask(&mut one, 10), []);
 }

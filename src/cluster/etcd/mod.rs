@@ -17,6 +17,8 @@ use crate::compositor::{AHEAD_MS, Record};
 
 mod followers;
 mod store;
+#[cfg(test)]
+mod tests;
 mod writes;
 
 pub use store::{Access, StoreError};
@@ -115,28 +117,7 @@ pub async fn live(
         settings.generation,
         news_to,
     ));
-    let mut engine = Engine {
-        settings,
-        store,
-        keys,
-        out,
-        counters,
-        writes: Writes::default(),
-        work: JoinSet::new(),
-        others: BTreeSet::new(),
-        told_live: None,
-        lease: None,
-        follows: false,
-        was_synced: false,
-        is_away: false,
-        grace_until: Instant::now(),
-        write_from: Instant::now(),
-        refuses_since: None,
-        is_twin: false,
-        followed: 0,
-        unshown: None,
-        began: Instant::now(),
-    };
+    let mut engine = Engine::new(settings, (store, keys), out, counters);
     loop {
         let shown_by = engine.unshown.map(|(_, by)| by);
         tokio::select! {
@@ -197,6 +178,38 @@ struct Engine<'e> {
     /// The first revision written that the watch has not shown yet, and by when it has to.
     unshown: Option<(i64, Instant)>,
     began: Instant,
+}
+
+impl<'e> Engine<'e> {
+    fn new(
+        settings: &'e Settings,
+        (store, keys): (Arc<Store>, Keys),
+        out: &'e mpsc::Sender<FromCluster>,
+        counters: &'e Arc<Mutex<Counters>>,
+    ) -> Self {
+        Engine {
+            settings,
+            store,
+            keys,
+            out,
+            counters,
+            writes: Writes::default(),
+            work: JoinSet::new(),
+            others: BTreeSet::new(),
+            told_live: None,
+            lease: None,
+            follows: false,
+            was_synced: false,
+            is_away: false,
+            grace_until: Instant::now(),
+            write_from: Instant::now(),
+            refuses_since: None,
+            is_twin: false,
+            followed: 0,
+            unshown: None,
+            began: Instant::now(),
+        }
+    }
 }
 
 impl Engine<'_> {
@@ -380,29 +393,34 @@ impl Engine<'_> {
         self.store.turned.notify_one();
     }
 
-    /// Values of servers.
+    /// Values of servers: of those that are new here the node hears.
     async fn read(&mut self, values: Vec<KeyValue>) {
-        let mut records = Vec::new();
-        for one in values {
-            let Some(place) = self.keys.place(&one.key) else {
-                continue;
-            };
-            let record: Option<Record> = one.value.parse().ok();
-            let record = record.filter(|record| record.place() == place);
-            if record.is_none() {
-                self.counters.lock().cluster_malformed += 1;
-                warn!(key = one.key, "value in etcd refused");
-            }
-            // What waits until the time of day comes near its stamp is not in the view, so it is written over.
-            let is_due = |record: &&Record| record.stamp().ms <= unix_ms() + AHEAD_MS;
-            let known = record.as_ref().filter(is_due);
-            if self.writes.saw(&place, one.mod_revision, known) {
-                records.extend(record);
-            }
-        }
+        let seen = values.iter().filter_map(|value| self.see(value));
+        let new = seen.filter(|(_, is_new)| *is_new);
+        let records = new.map(|(record, _)| record).collect();
+        self.learn(records).await;
+    }
+
+    async fn learn(&mut self, records: Vec<Record>) {
         if !records.is_empty() {
             self.give(FromCluster::Records(records)).await;
         }
+    }
+
+    /// The record in a value of a server, and whether it is new.
+    fn see(&mut self, value: &KeyValue) -> Option<(Record, bool)> {
+        let place = self.keys.place(&value.key)?;
+        let record: Option<Record> = value.value.parse().ok();
+        let record = record.filter(|record| record.place() == place);
+        if record.is_none() {
+            self.counters.lock().cluster_malformed += 1;
+            warn!(key = value.key, "value in etcd refused");
+        }
+        // What waits until the time of day comes near its stamp is not in the view, so it is written over.
+        let is_due = |record: &&Record| record.stamp().ms <= unix_ms() + AHEAD_MS;
+        let known = record.as_ref().filter(is_due);
+        let is_new = self.writes.saw(&place, value.mod_revision, known);
+        Some((record?, is_new))
     }
 
     /// Begins what there is to be written.
@@ -461,7 +479,11 @@ impl Engine<'_> {
                     self.lose(&error).await;
                 }
             }
-            Done::Ask(Ok(Some(there))) => self.read(vec![there]).await,
+            // The node may not have taken it when it came.
+            Done::Ask(Ok(Some(there))) => {
+                let records = self.see(&there).map(|(record, _)| record);
+                self.learn(records.into_iter().collect()).await;
+            }
             // Who asked does not wait for long.
             Done::Ask(Ok(None) | Err(_)) | Done::Delete => {}
         }

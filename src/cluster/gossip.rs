@@ -101,6 +101,7 @@ pub async fn live(
         sync: Sync::begin(Instant::now(), rand::random(), within),
         began: Instant::now(),
         warned: None,
+        is_twin: false,
         // In a later life nobody is to be taken for dead because nobody was seen yet.
         is_first_look: settings.generation == settings.first_generation,
     };
@@ -187,6 +188,8 @@ struct Engine<'e> {
     began: Instant,
     /// When another node of this name was last complained of.
     warned: Option<Instant>,
+    /// An older process of this node's name is alive.
+    is_twin: bool,
     is_first_look: bool,
 }
 
@@ -399,7 +402,8 @@ impl Engine<'_> {
         let ids: Vec<ChitchatId> = chitchat.lock().await.live_nodes().cloned().collect();
         let ours = Arc::clone(&self.settings.node);
         let (own, others): (Vec<_>, Vec<_>) = ids.iter().partition(|id| *id.node_id == *ours);
-        own.into_iter().for_each(|id| self.doubt(id));
+        own.iter().for_each(|id| self.doubt(id));
+        self.give_way(&own).await;
         let seen = others.into_iter().map(|id| {
             let peer = Peer {
                 address: id.gossip_advertise_addr,
@@ -441,6 +445,20 @@ impl Engine<'_> {
             self.warned = Some(Instant::now());
             self.counters.lock().cluster_name_conflicts += 1;
             error!(node = %self.settings.node, other = %id.gossip_advertise_addr, "another node of this name is alive: give each its own");
+        }
+    }
+
+    /// Of two nodes of one name the younger says nothing of itself: else each would correct the other without end.
+    async fn give_way(&mut self, own: &[&ChitchatId]) {
+        let (generation, address) = (self.settings.generation, self.settings.advertise);
+        let is_elder = |id: &&ChitchatId| {
+            let theirs = (id.generation_id, id.gossip_advertise_addr);
+            // At one address there is one process at a time.
+            theirs.1 != address && theirs < (generation, address)
+        };
+        let is_twin = self.began.elapsed() > FORMER_LIFE && own.iter().any(is_elder);
+        if std::mem::replace(&mut self.is_twin, is_twin) != is_twin {
+            self.give(FromCluster::Twin(is_twin)).await;
         }
     }
 

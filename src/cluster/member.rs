@@ -80,6 +80,8 @@ struct Others {
     is_whole: bool,
     /// Nobody can be told, and nobody is heard.
     is_away: bool,
+    /// Another process of this node's name came first: its entry is shown, not this one's.
+    is_twin: bool,
     next_ticket: u64,
     granted: BTreeMap<u64, Granted>,
     parked: VecDeque<Parked>,
@@ -110,6 +112,7 @@ impl Member {
                 announced_ms: now.mono_ms,
                 is_whole: false,
                 is_away: false,
+                is_twin: false,
                 next_ticket: 0,
                 granted: BTreeMap::new(),
                 parked: VecDeque::new(),
@@ -321,6 +324,7 @@ impl Member {
                 self.compositor.freeze();
                 self.reconsider(now);
             }
+            FromCluster::Twin(is_twin) => others.is_twin = is_twin,
             FromCluster::Live(live) => self.compositor.set_live(now, live),
             FromCluster::Synced => {
                 others.is_whole = true;
@@ -332,6 +336,7 @@ impl Member {
             }
             // What it was told it is told again, what waits for it among that.
             FromCluster::Restarted => {
+                others.is_twin = false;
                 let granted = others.granted.iter();
                 let keep = granted.map(|(ticket, granted)| keep(*ticket, &granted.grant));
                 others.said.extend(keep);
@@ -430,7 +435,9 @@ impl Member {
 
     /// Says what this node is.
     fn announce(&mut self, now: Now) {
-        if let Some(others) = &mut self.others {
+        if let Some(others) = &mut self.others
+            && !others.is_twin
+        {
             others.announced_ms = now.mono_ms;
             self.compositor.announce(now, &others.own);
         }
@@ -446,7 +453,9 @@ impl Member {
 
     /// This node is gone.
     pub fn retire(&mut self, now: Now) {
-        if let Some(others) = &self.others {
+        if let Some(others) = &self.others
+            && !others.is_twin
+        {
             self.compositor.retire(now, &others.own.id);
         }
     }

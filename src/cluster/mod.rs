@@ -132,6 +132,8 @@ pub enum FromCluster {
     },
     /// The nodes alive, this one among them.
     Live(Vec<Arc<str>>),
+    /// Whether another process of this node's name is alive and came first: then this one says nothing of itself.
+    Twin(bool),
     /// The publication could not be kept.
     Unkept {
         ticket: u64,

@@ -208,3 +208,31 @@ fn what_a_full_table_refused_is_asked_for_once_there_is_room() {
     assert_eq!(one.status("c"), Some(Status::Up));
     assert_eq!(ask(&mut one, 10), []);
 }
+
+#[test]
+fn the_younger_of_two_nodes_of_one_name_says_nothing_of_itself_while_the_elder_lives() {
+    let tells_itself = |said: &[ToCluster]| {
+        said.iter().any(|message| match message {
+            ToCluster::Tell(records) => records.iter().any(|record| &**record.id() == "n1"),
+            _ => false,
+        })
+    };
+    let elder = |ms: u64| {
+        let mut record = record("n1", START.unix_ms + ms, "n1");
+        Arc::make_mut(&mut record.said).server.addresses = server("n1", 5070).addresses;
+        FromCluster::Records(vec![record])
+    };
+    let mut one = One::new(One::config());
+    one.hear(elder(10));
+    assert!(tells_itself(&one.said_in(2)), "it takes that for a mistake");
+    one.hear(FromCluster::Twin(true));
+    one.hear(elder(5_000));
+    assert!(!tells_itself(&one.said_in(10)));
+    // It ends, and takes nothing with it that is the other's.
+    one.member.drain(one.now);
+    one.member.retire(one.now);
+    assert!(!tells_itself(&one.said()));
+    assert_eq!(one.status("n1"), Some(Status::Up));
+    one.hear(FromCluster::Twin(false));
+    assert!(tells_itself(&one.said_in(2)), "the other is gone");
+}

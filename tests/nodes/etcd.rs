@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use serde_json::json;
 
 use crate::farm::{Node, Publisher, View};
+use crate::hostile::shows_for_long;
 use crate::process::PATIENCE;
 use crate::store::{Bridge, Certificates, Etcd, call, free_address};
 
@@ -156,6 +157,8 @@ fn values_that_are_no_records_other_clusters_and_twins_do_no_harm() {
     node.await_log("value in etcd refused");
     let twin = etcd.node("n1", &[]);
     twin.await_log("another node of this name");
+    let other = etcd.node("n3", &[]);
+    shows_for_long(&other, "n1", &node);
 }
 
 #[test]

@@ -118,6 +118,13 @@ impl View {
         up.filter_map(one).collect()
     }
 
+    /// Where a server is first, by its port.
+    pub fn port(&self, id: &str) -> Option<u64> {
+        let servers = self.0["servers"].as_array()?;
+        let server = servers.iter().find(|server| server["id"] == id)?;
+        server["addresses"][0]["port"].as_u64()
+    }
+
     pub fn is_stale(&self) -> bool {
         self.0["stale"] == true
     }

@@ -1,7 +1,6 @@
 //! What may come to a cluster's port that should not: none of it is believed, all of it is counted, and the node goes on.
 
 use std::net::UdpSocket;
-use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -90,19 +89,33 @@ fn networks_that_are_not_allowed_are_not_heard() {
 }
 
 #[test]
-fn two_nodes_of_one_name_are_told_apart_in_the_log() {
+fn of_two_nodes_of_one_name_the_log_tells_and_the_elder_is_shown() {
     let first = Node::start("n1", &[], &[]);
-    let second = Node::start("n2", &[first.gossip], &[]);
+    let elder = Node::start("n2", &[first.gossip], &[]);
     let twin = Node::start("n2", &[first.gossip], &[]);
     let mut publisher = Publisher::new();
-    publisher.publish(second.sip, "a", 1, 600).tag();
+    publisher.publish(elder.sip, "a", 1, 600).tag();
     publisher.publish(twin.sip, "b", 1, 600).tag();
     let watch = first.watch();
     watch.view_where(|view| view.status("a") == Some("up") && view.status("b") == Some("up"));
-    let until = Instant::now() + PATIENCE;
-    let complains = |node: &Node| node.process.log().contains("another node of this name");
-    while !complains(&second) && !complains(&twin) {
-        assert!(Instant::now() < until, "nobody complains");
-        std::thread::sleep(Duration::from_millis(20));
+    twin.await_log("another node of this name");
+    shows_for_long(&first, "n2", &elder);
+}
+
+/// Of the nodes of one name, `node` is shown by `by`, and no other for some seconds.
+pub fn shows_for_long(by: &Node, name: &str, node: &Node) {
+    let watch = by.watch();
+    let port = Some(u64::from(node.sip.port()));
+    watch.view_where(|view| view.port(name) == port);
+    let mut publisher = Publisher::new();
+    let mut tag = None;
+    // Changes of load are shown once a second: between two of them every node has looked at itself.
+    for load in [10, 30, 50, 70, 90] {
+        let answer = publisher.attempt(by.sip, tag.as_deref(), ("clock", load), PATIENCE);
+        tag = Some(answer.expect("it answers").tag());
+        watch.view_where(|view| {
+            assert_eq!(view.port(name), port, "the other {name} is shown");
+            view.loads().get("clock") == Some(&u64::from(load))
+        });
     }
 }

@@ -310,7 +310,9 @@ impl Engine<'_> {
                 self.lose(&error).await;
             }
             News::Present(lease) => {
-                self.is_twin = false;
+                if std::mem::take(&mut self.is_twin) {
+                    self.give(FromCluster::Twin(false)).await;
+                }
                 if self.lease.replace(lease).is_none() && self.is_away {
                     self.follows = false;
                     self.store.turned.notify_one();
@@ -326,6 +328,8 @@ impl Engine<'_> {
                 {
                     self.counters.lock().cluster_name_conflicts += 1;
                     error!(node = %self.settings.node, other, "another node of this name is alive: give each its own");
+                    // Who has the key is shown: else each would correct the other without end.
+                    self.give(FromCluster::Twin(true)).await;
                     self.find_back().await;
                 }
             }

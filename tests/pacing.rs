@@ -1,4 +1,5 @@
-//! A fan-out goes on whatever its peers do: in virtual time, with turns only when the notifier asked for them.
+//! When subscribers are told: a fan-out goes on whatever its peers do, and an end is no herd. In virtual time, with turns only
+//! when the notifier asked for them.
 
 #[path = "../benches/support/cluster.rs"]
 mod cluster;
@@ -34,6 +35,29 @@ fn a_fan_out_goes_on_while_new_subscriptions_take_all_the_room_they_can() {
         assert!(
             took_ms < 1_500,
             "{join_each_ms} SUBSCRIBEs a millisecond: {took_ms} ms"
+        );
+    }
+}
+
+#[test]
+fn a_drain_spreads_the_ends_of_its_subscriptions_over_its_time() {
+    const DRAIN_MS: u64 = 4_000;
+    let work: swarm::Gauge = |work| {
+        work();
+        0
+    };
+    let (mut swarm, _) = Swarm::new(Shape::OWN, 100, work);
+    let ends_ms = swarm.drain(DRAIN_MS);
+    assert_eq!(ends_ms.len(), 100, "each is told once");
+    let (first_ms, last_ms) = (ends_ms[0], ends_ms[99]);
+    assert!(last_ms <= DRAIN_MS, "the last after {last_ms} ms");
+    assert!(last_ms - first_ms >= 2_000, "{ends_ms:?}");
+    for begin_ms in &ends_ms {
+        let within = |end_ms: &&u64| (*begin_ms..begin_ms + 500).contains(*end_ms);
+        let count = ends_ms.iter().filter(within).count();
+        assert!(
+            count <= 33,
+            "{count} in half a second from {begin_ms}: {ends_ms:?}"
         );
     }
 }

@@ -9,10 +9,11 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use fanfare::info::View;
+use fanfare::notifier::drain::Other;
 use fanfare::notifier::handle::{HandleKey, Tag};
 use fanfare::notifier::settings::Settings;
 use fanfare::notifier::{Notifier, Outbox};
-use fanfare::wire::{Datagram, Flow};
+use fanfare::wire::{Datagram, Flow, Transport};
 
 use super::cluster;
 
@@ -297,6 +298,34 @@ impl Swarm {
             self.now_ms = next.max(self.now_ms + 1);
         }
         None
+    }
+
+    /// The notifier drains for so long, and another is alive: when each subscription was told that it ends, in virtual
+    /// milliseconds since then. The notifier has turns only when it asked for them, and when something came.
+    pub fn drain(&mut self, over_ms: u64) -> Vec<u64> {
+        let other = Other {
+            address: SocketAddr::from(([127, 0, 0, 2], 5060)),
+            transport: Transport::Udp,
+        };
+        self.now_ms += PAUSE_MS;
+        let begun_ms = self.now_ms;
+        self.notifier.drain(begun_ms, vec![other], over_ms);
+        let mut ends_ms = Vec::new();
+        loop {
+            self.fill();
+            let ends = self.out.batch.datagrams().iter().filter(|datagram| {
+                let state = b"Subscription-State: terminated;reason=deactivated";
+                memmem(&datagram.bytes, state)
+            });
+            ends_ms.extend(ends.map(|_| self.now_ms - begun_ms));
+            self.answer_all();
+            self.receive();
+            let Some(next_ms) = self.notifier.next_deadline_ms(self.now_ms) else {
+                return ends_ms;
+            };
+            // A turn takes time, however short.
+            self.now_ms = next_ms.max(self.now_ms + 1);
+        }
     }
 
     /// Turns of the notifier until it sends nothing more: what it sends is answered 200 within the millisecond.

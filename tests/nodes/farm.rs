@@ -11,6 +11,7 @@ use crate::process::{Fanfare, PATIENCE};
 
 /// A node that others can find.
 pub struct Node {
+    pub name: String,
     pub process: Fanfare,
     pub sip: SocketAddr,
     /// Unspecified where others find it by etcd.
@@ -35,13 +36,14 @@ impl Node {
         arguments.extend(more);
         let process = Fanfare::run(&arguments);
         let ready = process.line_where(|line| line.starts_with("fanfare ready"));
-        let field = |name: &str| -> Option<SocketAddr> {
+        let field = |wanted: &str| -> Option<SocketAddr> {
             let mut fields = ready.split(' ').filter_map(|field| field.split_once('='));
-            let (_, value) = fields.find(|(key, _)| *key == name)?;
+            let (_, value) = fields.find(|(key, _)| *key == wanted)?;
             Some(value.parse().expect("an address"))
         };
         let nowhere = SocketAddr::from(([0, 0, 0, 0], 0));
         Node {
+            name: name.to_owned(),
             sip: field("udp").expect("a field of ready"),
             gossip: field("gossip").unwrap_or(nowhere),
             process,
@@ -79,16 +81,55 @@ impl Node {
         }
     }
 
+    /// A counter now.
+    pub fn counter(&self, name: &str) -> u64 {
+        let lines = |log: &str| -> Vec<String> {
+            let lines = log
+                .split_inclusive('\n')
+                .filter(|line| line.ends_with('\n'));
+            let lines = lines.filter(|line| line.contains("counters shards="));
+            lines.map(str::to_owned).collect()
+        };
+        let before = lines(&self.process.log()).len();
+        self.process.signal(Signal::USR1);
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if let Some(line) = lines(&self.process.log()).get(before) {
+                return counted(line, name);
+            }
+            assert!(Instant::now() < until, "{}", self.process.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Waits until a counter is no longer zero.
+    pub fn await_count(&self, name: &str) {
+        let until = Instant::now() + PATIENCE;
+        while self.counter(name) == 0 {
+            assert!(Instant::now() < until, "{name} {}", self.process.log());
+        }
+    }
+
     pub fn kill(self) {
         self.process.signal(Signal::KILL);
         self.process.end();
     }
 }
 
+/// What a line of counters says of one; those that are zero are left out of it.
+pub fn counted(line: &str, name: &str) -> u64 {
+    let mut fields = line
+        .split_whitespace()
+        .filter_map(|field| field.split_once('='));
+    let count = fields.find(|(key, _)| *key == name);
+    count.map_or(0, |(_, count)| count.parse().expect("a number"))
+}
+
 /// What an entity sees, a view at a time.
 pub struct Watch(pub Fanfare);
 
 /// One view as `watch --json` writes it.
+#[derive(Debug)]
 pub struct View(Value);
 
 impl View {
@@ -109,13 +150,11 @@ impl View {
         servers.filter_map(one).collect()
     }
 
-    /// The load of each server that is up.
-    pub fn loads(&self) -> BTreeMap<String, u64> {
-        let servers = self.0["servers"].as_array().into_iter().flatten();
-        let up = servers.filter(|server| server["status"] == "up");
-        let one =
-            |server: &Value| Some((server["id"].as_str()?.to_owned(), server["load"].as_u64()?));
-        up.filter_map(one).collect()
+    /// The load of a server that is up.
+    pub fn load(&self, id: &str) -> Option<u64> {
+        let mut servers = self.0["servers"].as_array()?.iter();
+        let server = servers.find(|server| server["id"] == id && server["status"] == "up")?;
+        server["load"].as_u64()
     }
 
     /// Where a server is first, by its port.
@@ -187,15 +226,22 @@ impl Publisher {
         answer.unwrap_or_else(|| panic!("{to} does not answer"))
     }
 
-    /// With a tag it is a modification. `None`: nobody answered within this time.
+    pub fn modify(&mut self, to: SocketAddr, tag: &str, (id, load): (&str, u8)) -> Answer {
+        let answer = self.send(to, Some(tag), 600, &body(id, load), PATIENCE);
+        answer.unwrap_or_else(|| panic!("{to} does not answer"))
+    }
+
+    /// With a tag it is a modification, without a body a refresh or a removal. `None`: nobody answered within this time.
     pub fn attempt(
         &mut self,
         to: SocketAddr,
         tag: Option<&str>,
-        (id, load): (&str, u8),
+        said: Option<(&str, u8)>,
+        expires_s: u32,
         within: Duration,
     ) -> Option<Answer> {
-        self.send(to, tag, 600, &body(id, load), within)
+        let body = said.map(|(id, load)| body(id, load));
+        self.send(to, tag, expires_s, &body.unwrap_or_default(), within)
     }
 
     fn send(

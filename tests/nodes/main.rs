@@ -11,6 +11,7 @@ mod probing;
 #[path = "../tools/process.rs"]
 #[allow(dead_code, reason = "shared with the tests of the tools")]
 mod process;
+mod promises;
 mod rogue;
 mod store;
 

@@ -18,26 +18,28 @@ mod store;
 use std::time::{Duration, Instant};
 
 use farm::{Entity, Node, Publisher};
+use rand::RngExt;
 use rustix::process::Signal;
 
-/// What is published at n1 is seen at n1, n2 and n3, and each of them takes its refresh.
+/// What is published at n1 is seen at all of n1, n2 ... and each of them takes its refresh.
 fn publish_everywhere(nodes: &[Node]) {
     let watches: Vec<_> = nodes.iter().map(Node::watch).collect();
+    let names: Vec<String> = (1..=nodes.len())
+        .map(|number| format!("n{number}"))
+        .collect();
     for watch in &watches {
-        watch.view_where(|view| {
-            ["n1", "n2", "n3"]
-                .iter()
-                .all(|node| view.status(node) == Some("up"))
-        });
+        watch.view_where(|view| names.iter().all(|node| view.status(node) == Some("up")));
     }
     let mut publisher = Publisher::new();
-    let tag = publisher.publish(nodes[0].sip, "p1", 7, 60).tag();
+    let mut tag = publisher.publish(nodes[0].sip, "p1", 7, 60).tag();
     for watch in &watches {
         watch.status("p1", "up");
     }
-    let newer = publisher.refresh(nodes[1].sip, &tag, 60).tag();
-    let removed = publisher.refresh(nodes[2].sip, &newer, 0);
-    assert_eq!(removed.status, 200);
+    for node in &nodes[1..] {
+        tag = publisher.refresh(node.sip, &tag, 60).tag();
+    }
+    let last = nodes.last().expect("there are some");
+    assert_eq!(publisher.refresh(last.sip, &tag, 0).status, 200);
     for watch in &watches {
         watch.status("p1", "deleted");
     }
@@ -46,6 +48,38 @@ fn publish_everywhere(nodes: &[Node]) {
 #[test]
 fn a_publication_at_one_node_is_seen_at_all_and_each_takes_its_refresh() {
     publish_everywhere(&Node::farm(3));
+}
+
+#[test]
+fn so_it_is_with_five_nodes_and_with_the_four_that_are_left_of_them() {
+    let mut nodes = Node::farm(5);
+    publish_everywhere(&nodes);
+    let mut publisher = Publisher::new();
+    let victim = nodes.remove(killing::random().random_range(1..5));
+    let mut tag = publisher.publish(victim.sip, "p2", 1, 60).tag();
+    let name = victim.name.clone();
+    println!("{name} dies");
+    victim.kill();
+    for node in &nodes {
+        tag = publisher.refresh(node.sip, &tag, 60).tag();
+    }
+    let watches: Vec<_> = nodes.iter().map(Node::watch).collect();
+    for (number, node) in nodes.iter().enumerate() {
+        let id = format!("q{number}");
+        publisher.publish(node.sip, &id, 1, 60).tag();
+        for watch in &watches {
+            watch.status(&id, "up");
+        }
+    }
+    for watch in &watches {
+        let view = watch.status(&name, "down");
+        let mut up = view.statuses();
+        assert_eq!(up.remove(&name).as_deref(), Some("down"));
+        assert!(
+            up.len() == 9 && up.values().all(|status| status == "up"),
+            "{up:?}"
+        );
+    }
 }
 
 #[test]
@@ -163,17 +197,70 @@ fn a_starting_node_is_stale_until_it_knows_what_the_others_know() {
         let id = format!("p{number}");
         publisher.publish(first.sip, &id, 1, 600).tag();
     }
+    // The other is there and says nothing: so long nothing is known.
+    first.process.signal(Signal::STOP);
     let second = Node::start("n2", &[first.gossip], &[]);
-    let all =
-        |view: &farm::View| (0..300).all(|number| view.status(&format!("p{number}")) == Some("up"));
     let watch = second.watch();
-    watch.view_where(|view| all(view) && !view.is_stale());
-    // Nobody there: stale, then on with what it has.
+    let view = watch.view_where(|_| true);
+    assert!(view.is_stale() && view.status("p0").is_none(), "{view:?}");
+    first.process.signal(Signal::CONT);
+    let view = watch.view_where(|view| !view.is_stale());
+    for number in 0..300 {
+        let id = format!("p{number}");
+        assert_eq!(view.status(&id), Some("up"), "{id}");
+    }
+}
+
+#[test]
+fn a_starting_node_that_finds_nobody_is_stale_for_ten_seconds() {
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let alone = Node::start("n3", &[nobody.local_addr().expect("bound")], &[]);
+    let alone = Node::start("n1", &[nobody.local_addr().expect("bound")], &[]);
     let watch = alone.watch();
-    watch.view_where(farm::View::is_stale);
-    let at = Instant::now();
+    assert!(watch.view_where(|_| true).is_stale());
     watch.view_where(|view| !view.is_stale());
-    assert!(at.elapsed() < Duration::from_secs(20), "{:?}", at.elapsed());
+    // By the node's own clock, whatever else the machine has to do.
+    let log = alone.process.log();
+    let at = |text: &str| {
+        let line = log.lines().find(|line| line.contains(text)).expect(text);
+        seconds_of_day(line)
+    };
+    let began = at("engines open");
+    let took = (at("no node told all it knows") - began).rem_euclid(86_400.0);
+    assert!((9.5..12.0).contains(&took), "{took} s: {log}");
+}
+
+/// The time of day of a log line, as in `2026-11-23T18:36:58.414989Z  INFO`.
+fn seconds_of_day(line: &str) -> f64 {
+    let (_, time) = line.split_once('T').expect("a time");
+    let (time, _) = time.split_once('Z').expect("a time");
+    let parts = time
+        .split(':')
+        .map(|part| part.parse::<f64>().expect("a number"));
+    parts.fold(0.0, |sum, part| sum * 60.0 + part)
+}
+
+#[test]
+fn a_tag_that_no_peer_knows_is_refused_once_they_had_their_time() {
+    let elsewhere = Node::start("n1", &[], &[]);
+    let first = Node::start("n2", &[], &[]);
+    let silent = Node::start("n3", &[first.gossip], &[]);
+    first.watch().status("n3", "up");
+    silent.process.signal(Signal::STOP);
+    let mut publisher = Publisher::new();
+    let mut took = Vec::new();
+    for number in 0..5 {
+        // Of the same cluster, and yet nobody here has heard of it.
+        let tag = publisher
+            .publish(elsewhere.sip, &format!("p{number}"), 1, 600)
+            .tag();
+        let sent = Instant::now();
+        let answer = publisher.refresh(first.sip, &tag, 600);
+        took.push(sent.elapsed());
+        assert_eq!(answer.status, 412, "{}", answer.text);
+    }
+    // event-package.md: it asks for 200 ms at the most. Other work may hold one of them up.
+    let fastest = *took.iter().min().expect("there are five");
+    assert!(fastest < Duration::from_secs(1), "{took:?}");
+    assert!(fastest >= Duration::from_millis(195), "{took:?}");
+    silent.process.signal(Signal::CONT);
 }

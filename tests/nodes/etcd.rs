@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use fanfare::cluster::SYNC_WITHIN;
 use rustix::process::Signal;
 use serde_json::json;
 
@@ -61,11 +62,18 @@ fn while_etcd_is_away_nobody_goes_down_and_what_was_refreshed_lives_on() {
                 .all(|id| is(view, id, "up"))
         });
     }
+    assert_eq!(nodes[0].counter("cluster_store_losses"), 0);
     etcd.kill();
     for watch in &watches {
         watch.view_where(View::is_stale);
     }
+    for node in &nodes {
+        assert_eq!(node.counter("cluster_store_losses"), 1);
+    }
     // A lease that is known goes on; what would be lost is refused.
+    let changed = publisher.modify(nodes[0].sip, &kept, ("kept", 2));
+    assert_eq!(changed.status, 503, "{}", changed.text);
+    assert!(changed.text.contains("Retry-After: "), "{}", changed.text);
     let newer = publisher.refresh(nodes[0].sip, &kept, 600).tag();
     let refused = publisher.publish(nodes[0].sip, "new", 1, 600);
     assert_eq!(refused.status, 503, "{}", refused.text);
@@ -82,8 +90,8 @@ fn while_etcd_is_away_nobody_goes_down_and_what_was_refreshed_lives_on() {
     for watch in &watches {
         // The quiet one's publisher has died; the other's lease was told after all.
         let view = watch.view_where(|view| !view.is_stale() && is(view, "quiet", "down"));
-        assert!(is(&view, "kept", "up") && is(&view, "n1", "up") && is(&view, "n2", "up"));
-        assert_eq!(view.status("new"), None);
+        assert!(is(&view, "n1", "up") && is(&view, "n2", "up"));
+        assert_eq!((view.load("kept"), view.status("new")), (Some(1), None));
     }
     assert_eq!(publisher.refresh(nodes[1].sip, &newer, 600).status, 200);
     publisher.publish(nodes[1].sip, "new", 1, 600).tag();
@@ -92,6 +100,28 @@ fn while_etcd_is_away_nobody_goes_down_and_what_was_refreshed_lives_on() {
     }
     nodes[0].await_log("etcd is away");
     nodes[0].await_log("etcd is back");
+}
+
+#[test]
+fn a_node_that_finds_no_etcd_is_stale_until_it_comes() {
+    let mut etcd = Etcd::start();
+    etcd.kill();
+    let node = etcd.node("n1", &[]);
+    let watch = node.watch();
+    assert!(watch.view_where(|_| true).is_stale());
+    let mut publisher = Publisher::new();
+    let refused = publisher.publish(node.sip, "p1", 1, 600);
+    assert_eq!(refused.status, 503, "{}", refused.text);
+    // Longer than a node looks for others by gossip.
+    let until = Instant::now() + SYNC_WITHIN + Duration::from_secs(1);
+    while Instant::now() < until {
+        assert!(node.watch().view_where(|_| true).is_stale());
+    }
+    assert_eq!(node.counter("cluster_store_losses"), 1);
+    etcd.restart();
+    watch.view_where(|view| !view.is_stale() && is(view, "n1", "up"));
+    publisher.publish(node.sip, "p1", 1, 600).tag();
+    watch.status("p1", "up");
 }
 
 #[test]
@@ -155,8 +185,10 @@ fn values_that_are_no_records_other_clusters_and_twins_do_no_harm() {
         assert_eq!(view.status(id), None, "{id}");
     }
     node.await_log("value in etcd refused");
+    node.await_count("cluster_malformed");
     let twin = etcd.node("n1", &[]);
     twin.await_log("another node of this name");
+    twin.await_count("cluster_name_conflicts");
     let other = etcd.node("n3", &[]);
     shows_for_long(&other, "n1", &node);
 }

@@ -2,30 +2,10 @@
 
 use std::net::UdpSocket;
 
-use rustix::process::Signal;
+use fanfare::cluster::frame::{Frames, Kind};
 
 use crate::farm::{Node, Publisher};
 use crate::process::PATIENCE;
-
-/// What a node wrote to standard error until its end.
-fn log_of(node: Node) -> String {
-    node.process.signal(Signal::TERM);
-    let (status, log) = node.process.end();
-    assert_eq!(status.code(), Some(0), "{log}");
-    log
-}
-
-fn counted(log: &str, name: &str) -> u64 {
-    let line = log
-        .lines()
-        .rev()
-        .find(|line| line.contains("counters shards="));
-    let count = line.and_then(|line| {
-        let mut fields = line.split(' ').filter_map(|field| field.split_once('='));
-        fields.find(|(key, _)| *key == name)?.1.parse().ok()
-    });
-    count.unwrap_or_default()
-}
 
 #[test]
 fn datagrams_of_strangers_other_clusters_and_wrong_secrets_change_nothing() {
@@ -65,12 +45,82 @@ fn datagrams_of_strangers_other_clusters_and_wrong_secrets_change_nothing() {
         assert_eq!(view.status(id), None, "{id}");
     }
     // The others have asked for all that is known every quarter of a second.
-    drop(watch);
-    let log = log_of(first);
     for name in ["cluster_malformed", "cluster_forged", "cluster_wrong_id"] {
-        assert!(counted(&log, name) > 0, "{name}\n{log}");
+        first.await_count(name);
     }
-    assert!(log.contains("datagram of the cluster refused"), "{log}");
+}
+
+/// Speaks to a node until it has counted this, and its log has named the reason.
+fn refuses(node: &Node, count: &str, reason: &str, mut speak: impl FnMut()) {
+    let until = Instant::now() + PATIENCE;
+    let is_told = || {
+        let log = node.process.log();
+        let refused = "datagram of the cluster refused";
+        let mut lines = log.lines().filter(|line| line.contains(refused));
+        lines.any(|line| line.contains(reason)) && node.counter(count) > 0
+    };
+    assert_eq!(node.counter(count), 0);
+    // One line a second stands for all that is refused in it.
+    while !is_told() {
+        assert!(Instant::now() < until, "{reason} {}", node.process.log());
+        speak();
+    }
+}
+
+#[test]
+fn every_datagram_that_is_refused_has_its_counter_and_a_line_with_the_reason() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("secret");
+    std::fs::write(&path, "cluster-secret = \"correct horse\"\n").expect("written");
+    let secret = ["--config", path.to_str().expect("text")];
+    let noise = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    let send = |node: &Node, cluster_id: &str, secret: Option<&[u8]>, kind, message: &[u8]| {
+        for datagram in Frames::new(cluster_id, secret).seal(kind, message) {
+            noise.send_to(&datagram, node.gossip).expect("sent");
+        }
+    };
+    let node = Node::start("n1", &[], &[]);
+    refuses(&node, "cluster_malformed", "it is none of ours", || {
+        noise
+            .send_to(b"FF0 is another protocol", node.gossip)
+            .expect("sent");
+    });
+    refuses(
+        &node,
+        "cluster_wrong_id",
+        "it is of another cluster",
+        || {
+            send(&node, "other", None, Kind::Gossip, b"");
+        },
+    );
+    // Framed as ours, and yet no gossip and no message.
+    for kind in [Kind::Gossip, Kind::Tell, Kind::Pull, Kind::Page] {
+        let before = node.counter("cluster_malformed");
+        let until = Instant::now() + PATIENCE;
+        while node.counter("cluster_malformed") == before {
+            assert!(Instant::now() < until, "{kind:?} {}", node.process.log());
+            send(&node, "fanfare", None, kind, &[0xff; 40]);
+        }
+    }
+    let node = Node::start("n1", &[], &secret);
+    for key in [None, Some(&b"battery staple"[..])] {
+        let before = node.counter("cluster_forged");
+        send(&node, "fanfare", key, Kind::Gossip, b"");
+        let until = Instant::now() + PATIENCE;
+        while node.counter("cluster_forged") == before {
+            assert!(Instant::now() < until, "{}", node.process.log());
+        }
+    }
+    node.await_log("its check is wrong");
+    let node = Node::start("n1", &[], &["--gossip-allow", "192.0.2.0/24"]);
+    refuses(
+        &node,
+        "cluster_strangers",
+        "it may not speak to this node",
+        || {
+            send(&node, "fanfare", None, Kind::Gossip, b"");
+        },
+    );
 }
 
 #[test]
@@ -81,11 +131,8 @@ fn networks_that_are_not_allowed_are_not_heard() {
     // It gives up asking after ten seconds.
     let view = watch.view_where(|view| !view.is_stale());
     assert_eq!(view.status("n1"), None);
-    drop(watch);
-    let asked = log_of(second);
-    assert!(asked.contains("no node told all it knows"), "{asked}");
-    let log = log_of(first);
-    assert!(counted(&log, "cluster_strangers") > 0, "{log}");
+    second.await_log("no node told all it knows");
+    first.await_count("cluster_strangers");
 }
 
 #[test]
@@ -99,6 +146,7 @@ fn of_two_nodes_of_one_name_the_log_tells_and_the_elder_is_shown() {
     let watch = first.watch();
     watch.view_where(|view| view.status("a") == Some("up") && view.status("b") == Some("up"));
     twin.await_log("another node of this name");
+    twin.await_count("cluster_name_conflicts");
     shows_for_long(&first, "n2", &elder);
 }
 

@@ -46,6 +46,7 @@ fn an_engine_that_breaks_down_begins_anew_and_the_node_goes_on() {
     // The library cuts a key after its first byte, and panics when that is no whole letter.
     tell(&node, "\u{e9}", "");
     node.await_log("the cluster's engine ended, and begins anew");
+    node.await_count("cluster_restarts");
     assert_eq!(publisher.refresh(node.sip, &before, 600).status, 200);
     publisher.publish(node.sip, "after", 1, 600).tag();
     watch.view_where(|view| {
@@ -63,6 +64,7 @@ fn a_value_that_is_no_record_is_refused() {
         tell(&node, &format!("example.com/bad{number}"), value);
     }
     node.await_log("value of another node refused");
+    node.await_count("cluster_malformed");
     publisher.publish(node.sip, "good", 1, 600).tag();
     let view = node.watch().status("good", "up");
     assert_eq!(view.status("bad0").or(view.status("bad1")), None);

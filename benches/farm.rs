@@ -378,8 +378,13 @@ fn main() {
             histogram.value_at_quantile(quantile) as f64 / 1e3
         };
         let per_node = |per_second: f64| per_second / count as f64;
+        // What nodes and etcd say to each other is not counted.
+        let bytes = |per_second: f64| match cli.etcd {
+            Some(_) => "-".to_owned(),
+            None => format!("{:.0}", per_node(per_second)),
+        };
         println!(
-            "{engine}\t{count}\t{}\t{}\t{:.1}\t{:.1}\t{:.1}\t{:.1}\t{:.1}\t{}\t{:.0}\t{:.0}\t{:.2}\t{:.2}\t{settled:.1}",
+            "{engine}\t{count}\t{}\t{}\t{:.1}\t{:.1}\t{:.1}\t{:.1}\t{:.1}\t{}\t{}\t{}\t{:.2}\t{:.2}\t{settled:.1}",
             cli.servers,
             cli.rate,
             ms(&spread.each, 0.5),
@@ -388,8 +393,8 @@ fn main() {
             ms(&spread.last, 0.5),
             ms(&spread.last, 0.99),
             spread.lost,
-            per_node(idle.0),
-            per_node(busy.0),
+            bytes(idle.0),
+            bytes(busy.0),
             per_node(idle.1),
             per_node(busy.1),
         );

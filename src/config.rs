@@ -1,6 +1,7 @@
 //! TOML file and flags -> one checked, immutable [`Config`]. Raw texts come from `arguments` and `file`, names, bounds and
 //! defaults from `setting`; here they get their meaning. Opens no socket that it keeps, starts nothing.
 
+mod adapter;
 mod address;
 mod arguments;
 mod cluster;
@@ -17,6 +18,7 @@ use std::{fmt, fs, thread};
 
 use ipnet::IpNet;
 
+pub use adapter::{Adapter, AdapterKind, SET as ADAPTER_SET, TTL_S as ADAPTER_TTL_S, rpc};
 pub use address::{domain_name, source_towards};
 pub use arguments::Arguments;
 pub use cluster::{ClusterConfig, EngineConfig, EtcdConfig, GossipConfig};
@@ -46,6 +48,8 @@ pub struct Config {
     pub cluster: Option<ClusterConfig>,
     /// Servers that do not publish, at most 1,024, each id once.
     pub probes: Vec<Probed>,
+    /// At most 16.
+    pub adapters: Vec<Adapter>,
     pub io: io::Kind,
     /// What each UDP socket's receive queue shall hold; `None`: as much as the kernel gives.
     pub rcvbuf: Option<usize>,
@@ -117,13 +121,18 @@ impl Config {
     /// Reads the file that the flags name, puts the flags over it, and checks all.
     pub fn new(arguments: &Arguments) -> Result<Config, ConfigError> {
         let mut file = file::Contents::default();
-        let mut probes = Vec::new();
+        let (mut probes, mut adapters) = (Vec::new(), Vec::new());
         if let Some(path) = &arguments.file {
             file = file::read(path)?;
             probes = probe::probes(path, &file.probes)?;
+            adapters = adapter::adapters(path, &file.adapters)?;
         }
         let config = Self::check(&Layers::new(&arguments.given, &file.given))?;
-        Ok(Config { probes, ..config })
+        Ok(Config {
+            probes,
+            adapters,
+            ..config
+        })
     }
 
     fn check(layers: &Layers<'_>) -> Result<Config, ConfigError> {
@@ -136,6 +145,7 @@ impl Config {
             node: node(layers)?,
             cluster: cluster::cluster(layers)?,
             probes: Vec::new(),
+            adapters: Vec::new(),
             io: match layers.word(&setting::IO)? {
                 0 => io::Kind::Auto,
                 1 => io::Kind::Uring,

@@ -1,6 +1,6 @@
 //! The whole node: binds, starts a thread for each shard and the control thread's runtime, and ends them in order.
 
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,12 +11,14 @@ use rand::RngExt;
 use sha2::Sha256;
 use thiserror::Error;
 use tokio::sync::mpsc;
+use tokio::task::{JoinSet, LocalSet};
 use tracing::{info, warn};
 
+use crate::adapt::Ready;
 use crate::cluster::member::Member;
 use crate::cluster::{self, Cluster};
 use crate::compositor::{Compositor, CompositorConfig, Now};
-use crate::config::{ClusterConfig, Config, EngineConfig, EtcdConfig, GossipConfig};
+use crate::config::{Adapter, ClusterConfig, Config, EngineConfig, EtcdConfig, GossipConfig};
 use crate::control::stream::Runtime;
 use crate::control::{Control, Parts};
 use crate::info::{self, Address, AddressTransport, Server, Status, View};
@@ -27,6 +29,7 @@ use crate::notifier::handle::HandleKey;
 use crate::notifier::settings::Settings;
 use crate::probe::Prober;
 use crate::shard::{FromShard, INBOX, Shard, ShardHandle, ToShard};
+use crate::tool::{self, ToolError};
 
 /// Messages that may wait for the control thread.
 const CONTROL_INBOX: usize = 4_096;
@@ -64,6 +67,8 @@ pub enum Error {
         operation: &'static str,
         source: std::io::Error,
     },
+    #[error("adapter: {0}")]
+    Adapter(ToolError),
     #[error("a shard ended before it began")]
     ShardLost,
 }
@@ -78,6 +83,7 @@ impl Error {
                 | Error::Gossip { .. }
                 | Error::Etcd(_)
                 | Error::Io { .. }
+                | Error::Adapter(_)
         )
     }
 }
@@ -233,6 +239,9 @@ pub fn run(config: Config) -> Result<(), Error> {
         drain_over: Duration::from_millis(config.drain_time_ms),
         start,
     };
+    if let Some(first) = addresses.first().filter(|_| !config.adapters.is_empty()) {
+        adapt_beside(reached_here(*first), config.adapters.clone())?;
+    }
     serve(parts, &config, kind, &addresses, gossip_address)?;
     for thread in threads {
         // A shard that panicked has aborted the process.
@@ -280,6 +289,55 @@ fn serve(
         operation: "control thread",
         source,
     })
+}
+
+/// Where this machine reaches what listens there.
+fn reached_here(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
+
+/// The adapters, on a thread of their own for as long as the process lives. They subscribe like everybody, here first and where
+/// others are.
+fn adapt_beside(node: SocketAddr, adapters: Vec<Adapter>) -> Result<(), Error> {
+    let (opened_to, opened) = bounded(1);
+    let adapt = async move {
+        let mut ready = Vec::new();
+        for adapter in adapters {
+            match Ready::open(adapter).await {
+                Ok(adapter) => ready.push(adapter),
+                Err(error) => {
+                    return opened_to
+                        .send(Err(Error::Adapter(error)))
+                        .unwrap_or_default();
+                }
+            }
+        }
+        // Whoever waits for it lives as long as this process.
+        let _ = opened_to.send(Ok(()));
+        let mut running = JoinSet::new();
+        for adapter in ready {
+            let settings = adapter.beside(node);
+            running.spawn_local(adapter.run(settings, std::future::pending()));
+        }
+        running.join_all().await;
+    };
+    let run = || {
+        tool::drive(async {
+            LocalSet::new().run_until(adapt).await;
+            Ok(())
+        })
+    };
+    let thread = std::thread::Builder::new().name("adapters".to_owned());
+    thread.spawn(run).map_err(|source| Error::System {
+        operation: "thread",
+        source,
+    })?;
+    opened.recv().map_err(|_| Error::ShardLost)?
 }
 
 fn compositor_config(config: &Config) -> CompositorConfig {

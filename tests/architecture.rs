@@ -77,6 +77,8 @@ const ROOMS: &[(&str, &[&str])] = &[
     (
         "server",
         &[
+            "adapt",
+            "tool",
             "wire",
             "info",
             "io",
@@ -145,6 +147,7 @@ const ROOMS: &[(&str, &[&str])] = &[
         &[
             "wire",
             "client",
+            "config",
             "dispatcher",
             "dns",
             "info",

@@ -129,6 +129,22 @@ fn a_bad_file_is_refused_in_one_line_that_says_what_and_where() {
             ":2: unknown key probe-name; the keys are those of `fanfare serve --help`",
         ),
         (
+            "[[adapter]]\ndomain = \"example.com\"",
+            ":1: [[adapter]] without adapter-kind; allowed: one of redirect, dns, dispatcher",
+        ),
+        (
+            "[[adapter]]\nkind = \"redirect\"\ndomain = \"example.com\"",
+            ":1: [[adapter]] without adapter-listen; allowed: an address of this machine with port, as 192.0.2.1:5060",
+        ),
+        (
+            "[[adapter]]\nkind = \"dispatcher\"\ndomain = \"example.com\"\nrpc = \"127.0.0.1:5080\"",
+            ":4: adapter-rpc = \"127.0.0.1:5080\": not allowed; allowed: http://HOST[:PORT]/RPC, or https",
+        ),
+        (
+            "[[adapter]]\nkind = \"redirect\"\ndomain = \"example.com\"\nlisten = \"127.0.0.1:5070\"\nttl = \"1s\"",
+            ":5: adapter-ttl = \"1s\": not allowed; allowed: no such key for this kind",
+        ),
+        (
             "probe = 5",
             ":1: unknown key probe; the keys are those of `fanfare serve --help`",
         ),

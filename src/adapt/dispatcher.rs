@@ -1,19 +1,18 @@
-//! `fanfare adapt dispatcher`: calls Kamailio's JSON-RPC (jsonrpcs over xhttp) until its destination set is as the table says.
+//! Calls Kamailio's JSON-RPC (jsonrpcs over xhttp) until its destination set is as the table says.
 //! Knows nothing of what is to be called.
 
+use std::pin::pin;
 use std::time::Duration;
 
-use clap::Args;
 use reqwest::{Client, Url};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
-use super::Common;
 use crate::client::{Backoff, Chance};
 use crate::dispatcher::{self, Call, Destination, NoList, Plan};
 use crate::info::Table;
-use crate::session::{End, Signals};
+use crate::subscriber::Subscriber;
 use crate::tool::{ToolError, say};
 
 /// How long an answer is waited for.
@@ -32,25 +31,6 @@ struct Counters {
     refused: u64,
     /// Looks that found Kamailio away.
     away: u64,
-}
-
-/// Flags of `fanfare adapt dispatcher`.
-#[derive(Debug, Clone, Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    common: Common,
-    /// Kamailio's JSON-RPC, such as http://127.0.0.1:5080/RPC
-    #[arg(long, value_name = "URL", value_parser = url)]
-    rpc: Url,
-    /// Number of the destination set, which shall have nothing but these servers
-    #[arg(long, value_name = "NUMBER", default_value_t = 1)]
-    set: i32,
-}
-
-fn url(text: &str) -> Result<Url, &'static str> {
-    let url = Url::parse(text).ok();
-    let url = url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    url.ok_or("allowed: http://HOST[:PORT]/PATH, or https")
 }
 
 /// Why a call did nothing.
@@ -82,6 +62,7 @@ struct Fault {
 /// What the module says of a set where there is none at all.
 const NO_SETS: &str = "No Destination Sets";
 
+#[derive(Debug)]
 struct Kamailio {
     http: Client,
     rpc: Url,
@@ -100,61 +81,97 @@ enum Progress {
     Partly,
 }
 
-pub(super) async fn run(flags: Arguments, mut signals: Signals) -> Result<(), ToolError> {
-    let Arguments { common, rpc, set } = flags;
-    let mut kamailio = Kamailio::new(rpc.clone(), set)?;
-    let subscriber = common.subscribe().await?;
-    let mut changes = subscriber.changes();
-    say(format_args!("fanfare dispatcher ready rpc={rpc} set={set}"));
-    let (mut backoff, mut chance) = (Backoff::default(), Chance::new(rand::random()));
-    let mut trouble: Option<String> = None;
-    // Before there is a table there is nothing to say.
-    let mut look_at: Option<Instant> = None;
-    loop {
-        tokio::select! {
-            // A Kamailio that is away is asked again in its time, however much happens meanwhile.
-            view = changes.next(), if trouble.is_none() || look_at.is_none() => match view {
-                Some(_) => look_at = Some(Instant::now()),
-                None => break,
-            },
-            () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
-                let view = subscriber.view();
-                let looked = tokio::select! {
-                    looked = kamailio.look(&view, common.service.as_deref()) => looked,
-                    () = stopped(&mut signals) => break,
-                };
-                let wait = match &looked {
-                    Ok(Progress::Done) => LOOK_EVERY,
-                    Ok(Progress::Partly) => kamailio.change_at.saturating_duration_since(Instant::now()),
-                    Err(_) => Duration::from_millis(backoff.next_ms(&mut chance)),
-                };
-                look_at = Some(Instant::now() + wait);
-                match looked {
-                    Ok(_) => {
-                        backoff.reset();
-                        if trouble.take().is_some() {
-                            tracing::info!(%rpc, "Kamailio takes calls again");
-                        }
-                    }
-                    Err(failure) => {
-                        let text = failure.to_string();
-                        if trouble.as_ref() != Some(&text) {
-                            tracing::warn!(%rpc, "Kamailio: {text}; trying until it works");
-                        }
-                        trouble = Some(text);
-                    }
-                }
-            }
-            () = stopped(&mut signals) => break,
-        }
-    }
-    tracing::info!(counters = ?kamailio.counters, "ends; the set stays as it is");
-    subscriber.stop().await;
-    Ok(())
+#[derive(Debug)]
+pub(super) struct Adapter {
+    kamailio: Kamailio,
+    service: Option<Box<str>>,
 }
 
-async fn stopped(signals: &mut Signals) {
-    while signals.next().await != End::Stop {}
+impl Adapter {
+    pub(super) fn new(rpc: Url, set: i32, service: Option<Box<str>>) -> Result<Self, ToolError> {
+        say(format_args!("fanfare dispatcher ready rpc={rpc} set={set}"));
+        let kamailio = Kamailio::new(rpc, set)?;
+        Ok(Adapter { kamailio, service })
+    }
+
+    pub(super) async fn run(self, subscriber: Subscriber, stop: impl Future<Output = ()>) {
+        let Adapter {
+            mut kamailio,
+            service,
+        } = self;
+        let mut stop = pin!(stop);
+        let mut changes = subscriber.changes();
+        let mut patience = Patience::default();
+        // Before there is a table there is nothing to say.
+        let mut look_at: Option<Instant> = None;
+        loop {
+            tokio::select! {
+                // A Kamailio that is away is asked again in its time, however much happens meanwhile.
+                view = changes.next(), if !patience.is_tried() || look_at.is_none() => match view {
+                    Some(_) => look_at = Some(Instant::now()),
+                    None => break,
+                },
+                () = sleep_until(look_at.unwrap_or_else(Instant::now)), if look_at.is_some() => {
+                    let view = subscriber.view();
+                    let looked = tokio::select! {
+                        looked = kamailio.look(&view, service.as_deref()) => looked,
+                        () = &mut stop => break,
+                    };
+                    let wait = match &looked {
+                        Ok(Progress::Done) => LOOK_EVERY,
+                        Ok(Progress::Partly) => kamailio.change_at.saturating_duration_since(Instant::now()),
+                        Err(_) => Duration::ZERO,
+                    };
+                    look_at = Some(Instant::now() + wait.max(patience.after(looked.err(), &kamailio.rpc)));
+                }
+                () = &mut stop => break,
+            }
+        }
+        tracing::info!(counters = ?kamailio.counters, "ends; the set stays as it is");
+        subscriber.stop().await;
+    }
+}
+
+/// What is said of failures, and how long is waited after them.
+#[derive(Debug)]
+struct Patience {
+    backoff: Backoff,
+    chance: Chance,
+    trouble: Option<String>,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Patience {
+            backoff: Backoff::default(),
+            chance: Chance::new(rand::random()),
+            trouble: None,
+        }
+    }
+}
+
+impl Patience {
+    /// Whether something fails at present.
+    fn is_tried(&self) -> bool {
+        self.trouble.is_some()
+    }
+
+    /// Says what is new, and how long to wait for it.
+    fn after(&mut self, failure: Option<Failure>, rpc: &Url) -> Duration {
+        let Some(failure) = failure else {
+            self.backoff.reset();
+            if self.trouble.take().is_some() {
+                tracing::info!(%rpc, "Kamailio takes calls again");
+            }
+            return Duration::ZERO;
+        };
+        let text = failure.to_string();
+        if self.trouble.as_ref() != Some(&text) {
+            tracing::warn!(%rpc, "Kamailio: {text}; trying until it works");
+        }
+        self.trouble = Some(text);
+        Duration::from_millis(self.backoff.next_ms(&mut self.chance))
+    }
 }
 
 impl Kamailio {

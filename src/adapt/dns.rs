@@ -1,21 +1,22 @@
-//! `fanfare adapt dns`: a name server (RFC 1035 4.2) on a socket and on connections. Knows nothing of names.
+//! A name server (RFC 1035 4.2) on a socket and on connections. Knows nothing of names.
 
 use std::cell::RefCell;
 use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use clap::Args;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::task::{LocalSet, spawn_local};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::{Common, DATAGRAM_MOST, Listen, send, taken};
+use super::{DATAGRAM_MOST, bind, send, taken, unusable};
 use crate::dns::{Carrier, Zone};
-use crate::session::{End, Signals};
+use crate::subscriber::Subscriber;
 use crate::tool::{ToolError, say};
 
 /// Connections of a name server at a time, and how long one may say nothing.
@@ -24,41 +25,49 @@ const STREAM_IDLE: Duration = Duration::from_secs(5);
 /// Where no connection could be accepted, for want of descriptors.
 const REST: Duration = Duration::from_millis(100);
 
-/// Flags of `fanfare adapt dns`.
-#[derive(Debug, Clone, Args)]
-pub(super) struct Arguments {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    listen: Listen,
-    /// Life of the records, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u32).range(0..=86_400))]
-    ttl: u32,
+#[derive(Debug)]
+pub(super) struct Adapter {
+    socket: UdpSocket,
+    listener: TcpListener,
+    zone: Zone,
 }
 
-pub(super) async fn run(flags: Arguments, mut signals: Signals) -> Result<(), ToolError> {
-    let Arguments {
-        common,
-        listen,
-        ttl,
-    } = flags;
-    let (socket, at) = listen.bind().await?;
-    let listener = TcpListener::bind(at).await;
-    let listener = listener.map_err(|error| listen.unusable(&error))?;
-    let domain = &common.source.domain;
-    let zone = Zone::new(domain, common.service.clone(), ttl, Some(at.ip()));
-    let zone = zone.ok_or_else(|| ToolError::Argument {
-        flag: "--domain",
-        value: domain.clone(),
-        problem: "no name of DNS".to_owned(),
-    })?;
-    let zone = Rc::new(RefCell::new(zone));
-    let subscriber = Rc::new(common.subscribe().await?);
-    say(format_args!("fanfare dns ready udp={at} tcp={at}"));
-    let mut buffer = vec![0; DATAGRAM_MOST];
-    let streams = LocalSet::new();
-    let serve = async {
+impl Adapter {
+    pub(super) async fn open(
+        listen: SocketAddr,
+        domain: &str,
+        service: Option<Box<str>>,
+        ttl_s: u32,
+    ) -> Result<Self, ToolError> {
+        let (socket, at) = bind(listen).await?;
+        let listener = TcpListener::bind(at).await;
+        let listener = listener.map_err(|error| unusable(listen, &error))?;
+        let zone = Zone::new(domain, service, ttl_s, Some(at.ip()));
+        let zone = zone.ok_or_else(|| ToolError::Argument {
+            flag: "--domain",
+            value: domain.to_owned(),
+            problem: "no name of DNS".to_owned(),
+        })?;
+        say(format_args!("fanfare dns ready udp={at} tcp={at}"));
+        Ok(Adapter {
+            socket,
+            listener,
+            zone,
+        })
+    }
+
+    pub(super) async fn run(self, subscriber: Subscriber, stop: impl Future<Output = ()>) {
+        let Adapter {
+            socket,
+            listener,
+            zone,
+        } = self;
+        let zone = Rc::new(RefCell::new(zone));
+        let subscriber = Rc::new(subscriber);
+        let mut stop = pin!(stop);
+        let mut buffer = vec![0; DATAGRAM_MOST];
         let places = Arc::new(Semaphore::new(STREAMS_MOST));
+        let mut streams = JoinSet::new();
         loop {
             tokio::select! {
                 received = socket.recv_from(&mut buffer) => {
@@ -77,7 +86,7 @@ pub(super) async fn run(flags: Arguments, mut signals: Signals) -> Result<(), To
                         continue;
                     };
                     let (zone, subscriber) = (Rc::clone(&zone), Rc::clone(&subscriber));
-                    spawn_local(async move {
+                    streams.spawn_local(async move {
                         let answer = |query: &[u8]| {
                             zone.borrow_mut().answer(&subscriber.view(), query, Carrier::Tcp)
                         };
@@ -86,20 +95,16 @@ pub(super) async fn run(flags: Arguments, mut signals: Signals) -> Result<(), To
                         drop(place);
                     });
                 }
-                end = signals.next() => match end {
-                    End::Stop => return,
-                    End::Resized => {}
-                },
+                Some(_) = streams.join_next() => {}
+                () = &mut stop => break,
             }
         }
-    };
-    streams.run_until(serve).await;
-    drop(streams);
-    tracing::info!(counters = ?zone.borrow().counters, "ends");
-    if let Some(subscriber) = Rc::into_inner(subscriber) {
-        subscriber.stop().await;
+        streams.shutdown().await;
+        tracing::info!(counters = ?zone.borrow().counters, "ends");
+        if let Some(subscriber) = Rc::into_inner(subscriber) {
+            subscriber.stop().await;
+        }
     }
-    Ok(())
 }
 
 /// The next connection, once there is a place for it; no connection where the kernel has none to give just now.

@@ -21,6 +21,7 @@ use super::message::{Message, Place, UNCONFIRMED, batch};
 use super::sync::{Page, Step, Sync};
 use super::{Counters, FromCluster, Queues, SYNC_WITHIN, Settings, ToCluster};
 use crate::compositor::Record;
+use crate::log::Seldom;
 
 /// A node is suspected that was silent for so many of the intervals seen before.
 const PHI: f64 = 8.0;
@@ -515,28 +516,32 @@ impl Engine<'_> {
                         ?seeds,
                         "no node told all it knows: this one goes on with what it has"
                     );
+                    self.counters.lock().cluster_silent_seeds += 1;
                 }
                 self.give(FromCluster::Synced).await;
             }
         }
     }
 
-    /// Looks the seeds up, asks them what is to be asked, and gossips with them.
+    /// Looks the seeds up, asks them what is to be asked, and gossips with them. None waits for another's name server.
     fn seek(&self, message: Option<Message>) {
-        let (link, ours) = (Arc::clone(&self.link), self.settings.advertise);
-        let (seeds, found) = (self.settings.seeds.clone(), self.found.clone());
-        tokio::spawn(async move {
-            for seed in resolve(&seeds).await {
-                if seed == ours {
-                    continue;
+        for seed in self.settings.seeds.clone() {
+            let (link, ours) = (Arc::clone(&self.link), self.settings.advertise);
+            let (message, found) = (message.clone(), self.found.clone());
+            let counters = Arc::clone(&self.counters);
+            tokio::spawn(async move {
+                for at in resolve(&seed, &counters).await {
+                    if at == ours {
+                        continue;
+                    }
+                    if let Some(message) = &message {
+                        link.send(at, message).await;
+                    }
+                    // With a full queue they are looked for again.
+                    let _ = found.try_send(at);
                 }
-                if let Some(message) = &message {
-                    link.send(seed, message).await;
-                }
-                // With a full queue they are looked for again.
-                let _ = found.try_send(seed);
-            }
-        });
+            });
+        }
     }
 
     /// Looks for those who are not there: a farm that fell apart for long has forgotten its other half.
@@ -551,14 +556,19 @@ impl Engine<'_> {
     }
 }
 
-async fn resolve(seeds: &[String]) -> Vec<SocketAddr> {
-    let mut found = Vec::new();
-    for seed in seeds {
-        if let Ok(addresses) = lookup_host(seed).await {
-            found.extend(addresses);
+/// One that cannot be looked up is said and counted.
+async fn resolve(seed: &str, counters: &Mutex<Counters>) -> Vec<SocketAddr> {
+    static UNKNOWN: Seldom = Seldom::new();
+    match lookup_host(seed).await {
+        Ok(addresses) => addresses.collect(),
+        Err(error) => {
+            counters.lock().cluster_unknown_seeds += 1;
+            if UNKNOWN.permits(std::time::Instant::now()) {
+                warn!(%seed, %error, "seed cannot be looked up");
+            }
+            Vec::new()
         }
     }
-    found
 }
 
 fn key((domain, id): &Place) -> String {

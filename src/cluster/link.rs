@@ -36,9 +36,18 @@ pub struct Link {
     counters: Arc<Mutex<Counters>>,
     /// Our own messages as they come.
     inbound: mpsc::Sender<(SocketAddr, Message)>,
-    refused: Seldom,
+    refused: Refused,
     /// Who sent something that was taken, and when last.
     heard: Mutex<HashMap<SocketAddr, Instant>>,
+}
+
+/// What was refused is logged by reason: much of one hides none of another.
+#[derive(Debug, Default)]
+struct Refused {
+    strangers: Seldom,
+    malformed: Seldom,
+    other_cluster: Seldom,
+    forged: Seldom,
 }
 
 impl std::fmt::Debug for Link {
@@ -63,7 +72,7 @@ impl Link {
             allow,
             counters,
             inbound,
-            refused: Seldom::new(),
+            refused: Refused::default(),
             heard: Mutex::default(),
         })
     }
@@ -136,7 +145,11 @@ impl Link {
             {
                 counters.cluster_strangers += 1;
                 drop(counters);
-                self.log(from, "it may not speak to this node");
+                log(
+                    &self.refused.strangers,
+                    from,
+                    "it may not speak to this node",
+                );
                 return None;
             }
         }
@@ -174,19 +187,22 @@ impl Link {
 
     fn refuse(&self, from: SocketAddr, error: FrameError) {
         let mut counters = self.counters.lock();
-        *match error {
-            FrameError::Malformed => &mut counters.cluster_malformed,
-            FrameError::OtherCluster => &mut counters.cluster_wrong_id,
-            FrameError::Forged => &mut counters.cluster_forged,
-        } += 1;
+        let (count, seldom) = match error {
+            FrameError::Malformed => (&mut counters.cluster_malformed, &self.refused.malformed),
+            FrameError::OtherCluster => {
+                (&mut counters.cluster_wrong_id, &self.refused.other_cluster)
+            }
+            FrameError::Forged => (&mut counters.cluster_forged, &self.refused.forged),
+        };
+        *count += 1;
         drop(counters);
-        self.log(from, error);
+        log(seldom, from, error);
     }
+}
 
-    fn log(&self, from: SocketAddr, reason: impl std::fmt::Display) {
-        if self.refused.permits(Instant::now()) {
-            warn!(%from, %reason, "datagram of the cluster refused");
-        }
+fn log(seldom: &Seldom, from: SocketAddr, reason: impl std::fmt::Display) {
+    if seldom.permits(Instant::now()) {
+        warn!(%from, %reason, "datagram of the cluster refused");
     }
 }
 

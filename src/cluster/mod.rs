@@ -59,6 +59,10 @@ counters! {
     cluster_overflows,
     /// Publications answered although no other node confirmed them in time.
     cluster_unconfirmed,
+    /// Seeds that could not be looked up, each time.
+    cluster_unknown_seeds,
+    /// Starts at which no seed told what it knows.
+    cluster_silent_seeds,
     /// Times another node of this name was seen alive.
     cluster_name_conflicts,
     /// Times the engine had to begin anew.

@@ -23,10 +23,11 @@ pub enum ConfigError {
         line: usize,
         key: String,
     },
-    #[error("{}:{line}: [[probe]] without {key}; allowed: {allowed}", path.display())]
+    #[error("{}:{line}: [[{table}]] without {key}; allowed: {allowed}", path.display())]
     Lacks {
         path: PathBuf,
         line: usize,
+        table: &'static str,
         key: &'static str,
         allowed: String,
     },

@@ -7,7 +7,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::ConfigError;
-use super::setting::{Allowed, FILE_SETTINGS, PROBE_SETTINGS, SETTINGS, Setting};
+use super::setting::{ADAPTER_SETTINGS, Allowed, FILE_SETTINGS, PROBE_SETTINGS, SETTINGS, Setting};
 use super::value::{Given, Origin, Value};
 
 /// A file larger than this is no configuration.
@@ -20,10 +20,13 @@ pub struct Contents {
     pub given: Vec<Given>,
     /// Those of each `[[probe]]`, and its line.
     pub probes: Vec<(usize, Vec<Given>)>,
+    /// Those of each `[[adapter]]`, and its line.
+    pub adapters: Vec<(usize, Vec<Given>)>,
 }
 
-/// The key of servers to be probed.
+/// The keys of tables of which there may be several.
 const PROBE: &str = "probe";
+const ADAPTER: &str = "adapter";
 
 pub fn read(path: &Path) -> Result<Contents, ConfigError> {
     let unreadable = |source| ConfigError::Unreadable {
@@ -46,23 +49,37 @@ pub fn parse(path: &Path, text: &str) -> Result<Contents, ConfigError> {
         line: line_of(text, error.span().map_or(0, |span| span.start)),
         message: error.message().replace('\n', "; "),
     })?;
-    let mut contents = Contents::default();
-    for (key, value) in table.get_ref() {
-        if let (PROBE, DeValue::Array(probes)) = (&**key.get_ref(), value.get_ref()) {
-            for probe in probes {
-                let line = line_of(text, probe.span().start);
-                let mut given = Vec::new();
-                if let DeValue::Table(table) = probe.get_ref() {
-                    let prefix = format!("{PROBE}-");
-                    read_table(path, text, &prefix, &PROBE_SETTINGS, table, &mut given)?;
-                }
-                contents.probes.push((line, given));
-            }
-        }
-    }
+    let mut contents = Contents {
+        given: Vec::new(),
+        probes: tables(path, text, &table, PROBE, &PROBE_SETTINGS)?,
+        adapters: tables(path, text, &table, ADAPTER, &ADAPTER_SETTINGS)?,
+    };
     let known: Vec<&'static Setting> = SETTINGS.into_iter().chain(FILE_SETTINGS).collect();
     read_table(path, text, "", &known, table.get_ref(), &mut contents.given)?;
     Ok(contents)
+}
+
+/// What each table of this name says, and its line.
+fn tables(
+    path: &Path,
+    text: &str,
+    whole: &Spanned<DeTable<'_>>,
+    name: &str,
+    known: &[&'static Setting],
+) -> Result<Vec<(usize, Vec<Given>)>, ConfigError> {
+    let mut found = Vec::new();
+    let Some(DeValue::Array(tables)) = whole.get_ref().get(name).map(Spanned::get_ref) else {
+        return Ok(found);
+    };
+    for table in tables {
+        let line = line_of(text, table.span().start);
+        let mut given = Vec::new();
+        if let DeValue::Table(table) = table.get_ref() {
+            read_table(path, text, &format!("{name}-"), known, table, &mut given)?;
+        }
+        found.push((line, given));
+    }
+    Ok(found)
 }
 
 /// A table's keys have its name in front of theirs: `secret` in `[cluster]` is `cluster-secret`.
@@ -77,7 +94,7 @@ fn read_table(
     for (key, value) in table {
         let line = line_of(text, key.span().start);
         let mut name = format!("{prefix}{}", key.get_ref());
-        if prefix.starts_with(PROBE) {
+        if prefix.starts_with(PROBE) || prefix.starts_with(ADAPTER) {
             // Its keys are written either way where servers are listed.
             name = name.replace('_', "-");
         }
@@ -86,9 +103,9 @@ fn read_table(
             read_table(path, text, &format!("{name}-"), known, inner, given)?;
             continue;
         }
-        let are_probes =
+        let are_tables =
             || matches!(value.get_ref(), DeValue::Array(array) if array.iter().all(is_table));
-        if name == PROBE && are_probes() {
+        if [PROBE, ADAPTER].contains(&&*name) && are_tables() {
             continue;
         }
         let setting = setting.ok_or(ConfigError::UnknownKey {

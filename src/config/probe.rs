@@ -40,6 +40,7 @@ fn probe(path: &Path, line: usize, layers: &Layers<'_>) -> Result<Probed, Config
     let lacks = |setting: &'static Setting| ConfigError::Lacks {
         path: path.to_owned(),
         line,
+        table: "probe",
         key: setting.key,
         allowed: setting.allowed(),
     };

@@ -315,6 +315,80 @@ pub const PROBE_SETTINGS: [&Setting; 8] = [
     &PROBE_UP_AFTER,
 ];
 
+/// What stands in each `[[adapter]]`.
+pub const ADAPTER_SETTINGS: [&Setting; 7] = [
+    &ADAPTER_KIND,
+    &ADAPTER_DOMAIN,
+    &ADAPTER_SERVICE,
+    &ADAPTER_LISTEN,
+    &ADAPTER_TTL,
+    &ADAPTER_RPC,
+    &ADAPTER_SET,
+];
+
+pub const ADAPTER_KIND: Setting = Setting {
+    key: "adapter-kind",
+    value_name: "KIND",
+    help: "For whom it is",
+    default: Preset::Found("none: it must be said"),
+    allowed: Allowed::Words(&["redirect", "dns", "dispatcher"]),
+    is_list: false,
+};
+
+pub const ADAPTER_DOMAIN: Setting = Setting {
+    key: "adapter-domain",
+    value_name: "NAME",
+    help: "Domain whose servers it names",
+    default: Preset::Found("none: it must be said"),
+    allowed: Allowed::Text("a host name such as example.com"),
+    is_list: false,
+};
+
+pub const ADAPTER_SERVICE: Setting = Setting {
+    key: "adapter-service",
+    value_name: "NAME",
+    help: "Service that the servers must offer",
+    default: Preset::Found("any"),
+    allowed: Allowed::Text("1 to 64 of letters, digits, '.', '_', '-'"),
+    is_list: false,
+};
+
+pub const ADAPTER_LISTEN: Setting = Setting {
+    key: "adapter-listen",
+    value_name: "ADDRESS:PORT",
+    help: "Where it is asked, redirect and dns",
+    default: Preset::Found("none: it must be said"),
+    allowed: Allowed::Text("an address of this machine with port, as 192.0.2.1:5060"),
+    is_list: false,
+};
+
+pub const ADAPTER_TTL: Setting = Setting {
+    key: "adapter-ttl",
+    value_name: "TIME",
+    help: "Life of the records of dns",
+    default: Preset::Found("1s"),
+    allowed: Allowed::Seconds(0..=86_400),
+    is_list: false,
+};
+
+pub const ADAPTER_RPC: Setting = Setting {
+    key: "adapter-rpc",
+    value_name: "URL",
+    help: "Kamailio's JSON-RPC, dispatcher",
+    default: Preset::Found("none: it must be said"),
+    allowed: Allowed::Text("http://HOST[:PORT]/RPC, or https"),
+    is_list: false,
+};
+
+pub const ADAPTER_SET: Setting = Setting {
+    key: "adapter-set",
+    value_name: "NUMBER",
+    help: "Destination set of dispatcher, which shall have nothing but these servers",
+    default: Preset::Found("1"),
+    allowed: Allowed::Count(0..=1_000_000_000),
+    is_list: false,
+};
+
 pub const PROBE_ID: Setting = Setting {
     key: "probe-id",
     value_name: "ID",

@@ -16,6 +16,8 @@ pub struct Node {
     pub sip: SocketAddr,
     /// Unspecified where others find it by etcd.
     pub gossip: SocketAddr,
+    /// What it said before it was ready.
+    pub before_ready: Vec<String>,
 }
 
 impl Node {
@@ -35,7 +37,13 @@ impl Node {
         }
         arguments.extend(more);
         let process = Fanfare::run(&arguments);
-        let ready = process.line_where(|line| line.starts_with("fanfare ready"));
+        let mut before_ready = Vec::new();
+        let ready = loop {
+            match process.line() {
+                line if line.starts_with("fanfare ready") => break line,
+                line => before_ready.push(line),
+            }
+        };
         let field = |wanted: &str| -> Option<SocketAddr> {
             let mut fields = ready.split(' ').filter_map(|field| field.split_once('='));
             let (_, value) = fields.find(|(key, _)| *key == wanted)?;
@@ -46,6 +54,7 @@ impl Node {
             name: name.to_owned(),
             sip: field("udp").expect("a field of ready"),
             gossip: field("gossip").unwrap_or(nowhere),
+            before_ready,
             process,
         }
     }

@@ -56,6 +56,52 @@ fn adapt(adapter: &str, via: &str) -> Fanfare {
     Fanfare::run(&[flags.as_slice(), &more].concat())
 }
 
+/// Calls a redirect server.
+struct Caller {
+    socket: UdpSocket,
+    to: SocketAddr,
+    number: u32,
+}
+
+impl Caller {
+    fn new(to: SocketAddr) -> Caller {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+        let patience = socket.set_read_timeout(Some(Duration::from_millis(500)));
+        patience.expect("not zero");
+        Caller {
+            socket,
+            to,
+            number: 0,
+        }
+    }
+
+    /// Sends INVITEs until one is answered as wanted.
+    fn invite_until(&mut self, wanted: &dyn Fn(&str) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        let mut last = String::new();
+        while Instant::now() < until {
+            self.number += 1;
+            let (number, local) = (self.number, self.socket.local_addr().expect("it is bound"));
+            let request = format!(
+                "INVITE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bKi{number}\r\n\
+                 Max-Forwards: 70\r\nFrom: <sip:a@example.com>;tag=f\r\nTo: <sip:bob@example.com>\r\n\
+                 Call-ID: i{number}\r\nCSeq: 1 INVITE\r\nContact: <sip:a@{local}>\r\nContent-Length: 0\r\n\r\n"
+            );
+            let sent = self.socket.send_to(request.as_bytes(), self.to);
+            sent.expect("sent");
+            let mut buffer = [0; 4_096];
+            let Ok((length, _)) = self.socket.recv_from(&mut buffer) else {
+                continue;
+            };
+            last = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if wanted(&last) {
+                return;
+            }
+        }
+        panic!("{last}");
+    }
+}
+
 /// What a name leads to.
 type Places = [(Transport, SocketAddr)];
 
@@ -231,34 +277,8 @@ fn requests_are_redirected_to_servers_that_take_them_until_none_is_left() {
     let at = ready
         .strip_prefix("fanfare redirect ready udp=")
         .expect("it says where it is");
-    let caller = UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    caller
-        .set_read_timeout(Some(Duration::from_millis(500)))
-        .expect("not zero");
-    let mut number = 0;
-    let mut invite = |wanted: &dyn Fn(&str) -> bool| {
-        let until = Instant::now() + PATIENCE;
-        let mut last = String::new();
-        while Instant::now() < until {
-            number += 1;
-            let local = caller.local_addr().expect("it is bound");
-            let request = format!(
-                "INVITE sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP {local};branch=z9hG4bKi{number}\r\n\
-                 Max-Forwards: 70\r\nFrom: <sip:a@example.com>;tag=f\r\nTo: <sip:bob@example.com>\r\n\
-                 Call-ID: i{number}\r\nCSeq: 1 INVITE\r\nContact: <sip:a@{local}>\r\nContent-Length: 0\r\n\r\n"
-            );
-            caller.send_to(request.as_bytes(), at).expect("sent");
-            let mut buffer = [0; 4_096];
-            let Ok((length, _)) = caller.recv_from(&mut buffer) else {
-                continue;
-            };
-            last = String::from_utf8_lossy(&buffer[..length]).into_owned();
-            if wanted(&last) {
-                return;
-            }
-        }
-        panic!("{last}");
-    };
+    let mut caller = Caller::new(at.parse().expect("an address"));
+    let mut invite = |wanted: &dyn Fn(&str) -> bool| caller.invite_until(wanted);
     invite(&|answer| {
         answer.starts_with("SIP/2.0 302 ")
             && answer.contains("Contact: <sip:bob@192.0.2.1:5060>;q=1.0\r\n")
@@ -318,4 +338,64 @@ fn a_resolver_finds_the_servers_that_live_and_the_dead_one_is_gone_at_once() {
     });
     adapter.signal(Signal::TERM);
     assert_eq!(adapter.end().0.code(), Some(0));
+}
+
+#[test]
+fn a_node_adapts_by_itself_as_its_file_says() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let adapters = "[[adapter]]\nkind = \"redirect\"\ndomain = \"example.com\"\nservice = \"proxy\"\nlisten = \"127.0.0.1:0\"\n\
+                    [[adapter]]\nkind = \"dns\"\ndomain = \"example.com\"\nlisten = \"127.0.0.1:0\"\nttl = \"2s\"\n\
+                    [[adapter]]\nkind = \"dispatcher\"\ndomain = \"example.com\"\nrpc = \"http://127.0.0.1:9/RPC\"\nset = 3\n";
+    std::fs::write(file.path(), adapters).expect("written");
+    let path = file.path().to_str().expect("text");
+    let node = Node::start("n1", &[], &["--config", path]);
+    let at = |adapter: &str| {
+        let start = format!("fanfare {adapter} ready udp=");
+        let lines = &node.before_ready;
+        let place = lines.iter().find_map(|line| line.strip_prefix(&start));
+        let place = place.and_then(|rest| rest.split(' ').next());
+        place
+            .and_then(|at| at.parse().ok())
+            .expect("it says where it is")
+    };
+    Publisher::new().publish(node.sip, "p1", 10, 600).tag();
+    Caller::new(at("redirect"))
+        .invite_until(&|answer| answer.contains("Contact: <sip:bob@192.0.2.1:5060>;q=1.0\r\n"));
+    let server: SocketAddr = at("dns");
+    runtime().block_on(async {
+        let resolver = fanfare::resolver::open(&[server]).expect("a resolver");
+        let target = Target {
+            host: "example.com".into(),
+            port: None,
+            transport: None,
+        };
+        let until = Instant::now() + PATIENCE;
+        let p1 = (
+            Transport::Udp,
+            "192.0.2.1:5060".parse().expect("an address"),
+        );
+        while !fanfare::resolver::locate(&resolver, &target)
+            .await
+            .addresses
+            .contains(&p1)
+        {
+            assert!(Instant::now() < until);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    // Nothing listens there, and the node goes on.
+    node.await_log("trying until it works");
+    // What another has cannot be had.
+    let taken = at("redirect");
+    let adapters = format!(
+        "[[adapter]]\nkind = \"redirect\"\ndomain = \"example.com\"\nlisten = \"{taken}\"\n"
+    );
+    std::fs::write(file.path(), adapters).expect("written");
+    let other = Fanfare::run(&["serve", "--listen", "127.0.0.1:0", "--config", path]);
+    let (status, log) = other.end();
+    assert_eq!(status.code(), Some(2), "{log}");
+    assert!(
+        log.contains(&format!("fanfare: adapter: --listen {taken}: ")),
+        "{log}"
+    );
 }

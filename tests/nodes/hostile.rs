@@ -1,6 +1,7 @@
 //! What may come to a cluster's port that should not: none of it is believed, all of it is counted, and the node goes on.
 
 use std::net::UdpSocket;
+use std::time::Instant;
 
 use fanfare::cluster::frame::{Frames, Kind};
 
@@ -159,11 +160,12 @@ pub fn shows_for_long(by: &Node, name: &str, node: &Node) {
     let mut tag = None;
     // Changes of load are shown once a second: between two of them every node has looked at itself.
     for load in [10, 30, 50, 70, 90] {
-        let answer = publisher.attempt(by.sip, tag.as_deref(), ("clock", load), PATIENCE);
+        let answer =
+            publisher.attempt(by.sip, tag.as_deref(), Some(("clock", load)), 600, PATIENCE);
         tag = Some(answer.expect("it answers").tag());
         watch.view_where(|view| {
             assert_eq!(view.port(name), port, "the other {name} is shown");
-            view.loads().get("clock") == Some(&u64::from(load))
+            view.load("clock") == Some(u64::from(load))
         });
     }
 }

@@ -214,7 +214,9 @@ fn a_starting_node_is_stale_until_it_knows_what_the_others_know() {
 #[test]
 fn a_starting_node_that_finds_nobody_is_stale_for_ten_seconds() {
     let nobody = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket");
-    let alone = Node::start("n1", &[nobody.local_addr().expect("bound")], &[]);
+    // RFC 6761 6.4: the second is no name at all.
+    let nowhere = ["--join", "nowhere.invalid:7946"];
+    let alone = Node::start("n1", &[nobody.local_addr().expect("bound")], &nowhere);
     let watch = alone.watch();
     assert!(watch.view_where(|_| true).is_stale());
     watch.view_where(|view| !view.is_stale());
@@ -227,6 +229,9 @@ fn a_starting_node_that_finds_nobody_is_stale_for_ten_seconds() {
     let began = at("engines open");
     let took = (at("no node told all it knows") - began).rem_euclid(86_400.0);
     assert!((9.5..12.0).contains(&took), "{took} s: {log}");
+    alone.await_count("cluster_silent_seeds");
+    alone.await_count("cluster_unknown_seeds");
+    alone.await_log("seed cannot be looked up");
 }
 
 /// The time of day of a log line, as in `2026-11-23T18:36:58.414989Z  INFO`.

@@ -39,7 +39,8 @@ pub struct Session<A> {
     link: Link,
     epoch: Instant,
     stop_by: Option<Instant>,
-    ticks: Interval,
+    /// None where nobody looks at the seconds.
+    ticks: Option<Interval>,
     ends: Ends,
 }
 
@@ -70,21 +71,23 @@ impl Ends {
 impl<A: Agent> Session<A> {
     /// It ends on SIGINT and SIGTERM.
     pub fn new(agent: A, link: Link) -> io::Result<Self> {
-        Ok(Session::until(agent, link, Ends::Signals(Signals::new()?)))
+        let ticks = interval(Duration::from_secs(1));
+        let ends = Ends::Signals(Signals::new()?);
+        Ok(Session::until(agent, link, ends, Some(ticks)))
     }
 
-    /// It ends when its owner says so, or is gone.
+    /// It ends when its owner says so, or is gone. It has no ticks.
     pub fn owned(agent: A, link: Link, owner: oneshot::Receiver<()>) -> Self {
-        Session::until(agent, link, Ends::Owner(Some(owner)))
+        Session::until(agent, link, Ends::Owner(Some(owner)), None)
     }
 
-    fn until(agent: A, link: Link, ends: Ends) -> Self {
+    fn until(agent: A, link: Link, ends: Ends, ticks: Option<Interval>) -> Self {
         Session {
             agent,
             link,
             epoch: Instant::now(),
             stop_by: None,
-            ticks: interval(Duration::from_secs(1)),
+            ticks,
             ends,
         }
     }
@@ -130,7 +133,7 @@ impl<A: Agent> Session<A> {
                     false
                 }
                 () = sleep_until(wake) => false,
-                _ = self.ticks.tick() => return Happening::Tick,
+                () = tick(&mut self.ticks) => return Happening::Tick,
                 end = self.ends.next() => match end {
                     End::Resized => return Happening::Resized,
                     End::Stop => true,
@@ -187,6 +190,13 @@ impl<A: Agent> Session<A> {
                 }
             }
         }
+    }
+}
+
+async fn tick(ticks: &mut Option<Interval>) {
+    match ticks {
+        Some(ticks) => drop(ticks.tick().await),
+        None => std::future::pending().await,
     }
 }
 

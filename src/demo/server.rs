@@ -117,10 +117,11 @@ async fn publish(
 
 /// In per cent, after so many seconds, with so many calls in the last.
 fn load(phase: Option<u32>, seconds: u64, calls: u64) -> u8 {
-    let own = phase.map_or(0.0, |phase| {
-        let turns = seconds as f64 / PERIOD_S + f64::from(phase) / 100.0;
-        SWING * (0.5 - 0.5 * (TAU * turns).cos())
-    });
+    let Some(phase) = phase else {
+        return LEAST as u8;
+    };
+    let turns = seconds as f64 / PERIOD_S + f64::from(phase) / 100.0;
+    let own = SWING * (0.5 - 0.5 * (TAU * turns).cos());
     (LEAST + own + 100.0 * calls as f64 / CAPACITY).min(100.0) as u8
 }
 

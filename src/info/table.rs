@@ -21,8 +21,8 @@ pub enum Applied {
 /// What one notifier told this subscription.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    /// By id; deleted entries stay, those that left do not.
-    entries: BTreeMap<Arc<str>, DocumentEntry>,
+    /// By id; deleted entries stay, those that left do not. What several tables say of a server in the same words they share.
+    entries: Entries,
     known: Option<Known>,
     parts: Option<Parts>,
 }
@@ -43,8 +43,10 @@ struct Parts {
     last: Known,
     taken: u32,
     of: u32,
-    entries: BTreeMap<Arc<str>, DocumentEntry>,
+    entries: Entries,
 }
+
+type Entries = BTreeMap<Arc<str>, Arc<DocumentEntry>>;
 
 impl Table {
     pub fn new() -> Self {
@@ -53,11 +55,11 @@ impl Table {
 
     /// Servers and deleted ones, sorted by the bytes of the id.
     pub fn entries(&self) -> impl Iterator<Item = &DocumentEntry> {
-        self.entries.values()
+        self.entries.values().map(|entry| &**entry)
     }
 
     pub fn get(&self, id: &str) -> Option<&DocumentEntry> {
-        self.entries.get(id)
+        self.entries.get(id).map(|entry| &**entry)
     }
 
     /// The domain that the notifier named; `None` before the first document.
@@ -109,7 +111,7 @@ impl Table {
                     None => merged.entries.len() < 2 * MAX_ENTRIES,
                 };
                 if is_wanted {
-                    merged.entries.insert(Arc::clone(id), entry.clone());
+                    merged.entries.insert(Arc::clone(id), Arc::clone(entry));
                 }
             }
         }
@@ -159,7 +161,7 @@ impl Table {
         }
     }
 
-    fn replace(&mut self, next: Known, entries: BTreeMap<Arc<str>, DocumentEntry>) -> Applied {
+    fn replace(&mut self, next: Known, entries: Entries) -> Applied {
         self.parts = None;
         let was_stale = self.known.as_ref().map(|known| known.stale);
         let mut is_changed = was_stale != Some(next.stale);
@@ -169,7 +171,7 @@ impl Table {
                 return Applied::Gap;
             }
             for (id, entry) in entries {
-                let is_older = |known: &DocumentEntry| known.updated() > entry.updated();
+                let is_older = |known: &Arc<DocumentEntry>| known.updated() > entry.updated();
                 if !self.entries.get(&id).is_some_and(is_older) {
                     is_changed |= self.put(id, entry);
                 }
@@ -224,14 +226,14 @@ impl Table {
         for entry in entries {
             is_changed |= match entry {
                 DocumentEntry::Left { id, .. } => self.entries.remove(&id).is_some(),
-                entry => self.put(Arc::clone(entry.id()), entry),
+                entry => self.put(Arc::clone(entry.id()), Arc::new(entry)),
             };
         }
         self.known = Some(next);
         applied(is_changed)
     }
 
-    fn put(&mut self, id: Arc<str>, entry: DocumentEntry) -> bool {
+    fn put(&mut self, id: Arc<str>, entry: Arc<DocumentEntry>) -> bool {
         if self.entries.get(&id) == Some(&entry) {
             return false;
         }
@@ -249,11 +251,11 @@ impl Parts {
     }
 }
 
-fn by_id(entries: Vec<DocumentEntry>) -> BTreeMap<Arc<str>, DocumentEntry> {
+fn by_id(entries: Vec<DocumentEntry>) -> Entries {
     let kept = |entry: &DocumentEntry| !matches!(entry, DocumentEntry::Left { .. });
     let entries = entries.into_iter().filter(kept);
     entries
-        .map(|entry| (Arc::clone(entry.id()), entry))
+        .map(|entry| (Arc::clone(entry.id()), Arc::new(entry)))
         .collect()
 }
 

@@ -1,5 +1,6 @@
 //! One peer over UDP or TCP: whole messages out, whole messages in. Knows of SIP only where a message on a stream ends.
 
+use std::cell::RefCell;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
@@ -33,10 +34,7 @@ pub struct Link {
 
 #[derive(Debug)]
 enum Way {
-    Udp {
-        socket: UdpSocket,
-        buffer: Vec<u8>,
-    },
+    Udp(UdpSocket),
     Tcp {
         stream: Option<TcpStream>,
         inbox: Vec<u8>,
@@ -64,8 +62,7 @@ impl Link {
         let (local, way) = match transport {
             Transport::Udp => {
                 let socket = UdpSocket::bind(local).await?;
-                let buffer = vec![0; DATAGRAM_MOST];
-                (socket.local_addr()?, Way::Udp { socket, buffer })
+                (socket.local_addr()?, Way::Udp(socket))
             }
             Transport::Tcp => {
                 let inbox = Vec::new();
@@ -87,7 +84,7 @@ impl Link {
 
     pub fn local(&self) -> Local {
         let transport = match self.way {
-            Way::Udp { .. } => Transport::Udp,
+            Way::Udp(_) => Transport::Udp,
             Way::Tcp { .. } => Transport::Tcp,
         };
         Local {
@@ -130,7 +127,7 @@ impl Link {
     /// Sends one message: over UDP to `to`, else to the peer. A connection that fails is down.
     pub async fn send(&mut self, to: Option<SocketAddr>, bytes: &[u8]) -> io::Result<()> {
         let stream = match &mut self.way {
-            Way::Udp { socket, .. } => {
+            Way::Udp(socket) => {
                 return socket
                     .send_to(bytes, to.unwrap_or(self.peer))
                     .await
@@ -148,10 +145,13 @@ impl Link {
     /// is, nothing comes.
     pub async fn receive(&mut self) -> io::Result<(SocketAddr, Vec<u8>)> {
         match &mut self.way {
-            Way::Udp { socket, buffer } => {
-                let (length, source) = socket.recv_from(buffer).await?;
-                Ok((source, buffer[..length].to_vec()))
-            }
+            Way::Udp(socket) => loop {
+                socket.readable().await?;
+                match take_datagram(socket) {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    taken => return taken,
+                }
+            },
             Way::Tcp { stream: None, .. } => std::future::pending().await,
             Way::Tcp { stream, inbox } => {
                 let message = match stream {
@@ -163,6 +163,17 @@ impl Link {
             }
         }
     }
+}
+
+/// A datagram that is there. All links of a thread share the room for the largest.
+fn take_datagram(socket: &UdpSocket) -> io::Result<(SocketAddr, Vec<u8>)> {
+    thread_local! {
+        static ROOM: RefCell<Vec<u8>> = RefCell::new(vec![0; DATAGRAM_MOST]);
+    }
+    ROOM.with_borrow_mut(|room| {
+        let (length, source) = socket.try_recv_from(room)?;
+        Ok((source, room[..length].to_vec()))
+    })
 }
 
 async fn write_all(stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {

@@ -151,7 +151,7 @@ impl Watch {
                     eprintln!("fanfare: {at}: works again");
                 }
             }
-            News::View | News::Over(..) | News::Lost(..) => {}
+            News::View | News::Moved | News::Over(..) | News::Lost(..) => {}
         }
         self.draw()
     }

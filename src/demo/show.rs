@@ -21,24 +21,27 @@ const TITLES: [&str; 7] = [
 #[derive(Debug)]
 pub struct Show {
     screen: Option<Screen>,
+    /// Nothing is shown.
+    is_quiet: bool,
     /// What has happened so far.
     events: Vec<String>,
 }
 
 impl Show {
-    /// In place where standard output is a terminal and shall be used.
-    pub fn open(in_place: bool) -> io::Result<Show> {
-        let in_place = in_place && stdout().is_terminal();
+    /// In place where standard output is a terminal; nothing at all where it is to be quiet.
+    pub fn open(is_quiet: bool) -> io::Result<Show> {
+        let in_place = !is_quiet && stdout().is_terminal();
         let screen = in_place.then(Screen::open).transpose()?;
         Ok(Show {
             screen,
+            is_quiet,
             events: Vec::new(),
         })
     }
 
     /// Something happened.
     pub fn event(&mut self, text: String) {
-        if self.screen.is_none() {
+        if self.screen.is_none() && !self.is_quiet {
             say(format_args!("{text}"));
         }
         self.events.push(text);
@@ -77,7 +80,7 @@ impl Show {
 
     /// The table as lines, where there is no screen.
     pub fn print(&self, table: &Table, called: &BTreeMap<Arc<str>, u64>) {
-        if self.screen.is_some() {
+        if self.screen.is_some() || self.is_quiet {
             return;
         }
         for row in table_rows(table, called) {
@@ -88,7 +91,7 @@ impl Show {
 
     /// Gives the terminal back; what happened stays on it.
     pub fn close(self) {
-        let Show { screen, events } = self;
+        let Show { screen, events, .. } = self;
         if let Some(screen) = screen {
             drop(screen);
             events.iter().for_each(|event| say(format_args!("{event}")));

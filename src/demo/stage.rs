@@ -85,7 +85,7 @@ pub struct Stage {
 
 impl Stage {
     pub async fn open(arguments: Arguments) -> Result<Stage, ToolError> {
-        let mut show = Show::open(!arguments.json).map_err(ToolError::io("terminal"))?;
+        let mut show = Show::open(arguments.json).map_err(ToolError::io("terminal"))?;
         show.event(format!(
             "{NODES} nodes, {} servers of the service {SERVICE}, as processes",
             WEIGHTS.len()
@@ -189,7 +189,8 @@ impl Stage {
             if Instant::now() >= by {
                 let within_s = ACT_WITHIN.as_secs();
                 return Err(ToolError::Unfinished(format!(
-                    "{what}: not within {within_s} s"
+                    "{what}: not within {within_s} s: of {} entities {} have the whole table, {} are subscribed as they want to be",
+                    report.entities, report.whole, report.settled
                 )));
             }
         }

@@ -36,6 +36,8 @@ pub struct Settings {
 pub enum News {
     /// The table is another: see [`Follower::table`].
     View,
+    /// Other notifiers are heard or relied on than before.
+    Moved,
     /// A notifier said something.
     Notified(SocketAddr),
     /// A notifier does not serve; attempts go on, there and elsewhere.
@@ -86,6 +88,8 @@ pub struct Follower {
     chance: Chance,
     epoch: Instant,
     news: VecDeque<News>,
+    /// Who was heard and who relied on when that was told last.
+    told: (Vec<SocketAddr>, Vec<SocketAddr>),
     is_stopping: bool,
 }
 
@@ -109,6 +113,7 @@ impl Follower {
             chance: Chance::new(rand::random()),
             epoch: Instant::now(),
             news: VecDeque::new(),
+            told: Default::default(),
             is_stopping: false,
         }
     }
@@ -154,8 +159,12 @@ impl Follower {
             if !self.is_stopping {
                 let is_view = self.roster.advance(now_ms);
                 self.obey();
+                self.look_who_serves();
                 if is_view {
                     return Some(News::View);
+                }
+                if !self.news.is_empty() {
+                    continue;
                 }
             }
             let due_ms = self.roster.deadline_ms().filter(|_| !self.is_stopping);
@@ -165,6 +174,14 @@ impl Follower {
                 () = sleep_until(due), if due_ms.is_some() => continue,
             };
             self.hear(heard);
+        }
+    }
+
+    fn look_who_serves(&mut self) {
+        let now = (self.heard().collect(), self.relied_on().collect());
+        if now != self.told {
+            self.told = now;
+            self.news.push_back(News::Moved);
         }
     }
 

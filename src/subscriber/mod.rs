@@ -173,7 +173,7 @@ async fn follow(
             Some(News::Lost(at, loss) | News::Over(at, loss)) => {
                 tracing::info!(notifier = %at, ?loss, "notifier left");
             }
-            Some(News::Notified(_) | News::Restored(_)) => {}
+            Some(News::Moved | News::Notified(_) | News::Restored(_)) => {}
         }
     }
 }

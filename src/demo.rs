@@ -127,6 +127,9 @@ async fn play(arguments: Arguments) -> Result<(), ToolError> {
     if acts.is_empty() {
         acts = ActName::value_variants().to_vec();
     }
+    // One of each, and always in this order: what is gone cannot be killed again.
+    acts.sort();
+    acts.dedup();
     let is_json = arguments.json;
     let mut stage = Stage::open(arguments).await?;
     let subscribed_ms = stage.gather().await?;
@@ -188,7 +191,7 @@ impl Outcome {
             (ActName::Server, Some(first_ms)) => format!(
                 "  every entity had switched after {:.2} s, {} ms after the first",
                 seconds(self.last_ms),
-                self.last_ms - first_ms
+                self.last_ms.saturating_sub(first_ms)
             ),
             _ => format!(
                 "  all were subscribed elsewhere after {:.2} s",

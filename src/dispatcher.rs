@@ -78,7 +78,15 @@ pub fn destinations(table: &Table, service: Option<&str>) -> Vec<Destination> {
             attributes: attributes(server),
         })
     };
-    offers(table, work).filter_map(destination).collect()
+    let mut at: BTreeMap<String, Destination> = BTreeMap::new();
+    for one in offers(table, work).filter_map(destination) {
+        // One that was started anew under another name is where the dead one is: a place is one destination.
+        let known = at.get(&one.uri).map(|known| known.share);
+        if known.is_none_or(|share| share < one.share) {
+            at.insert(one.uri.clone(), one);
+        }
+    }
+    at.into_values().collect()
 }
 
 /// The server's name and attributes, as far as the module can read them: a comma or a space would end what it reads.
@@ -220,18 +228,25 @@ impl Call {
 pub struct Plan {
     /// At once, in this order.
     pub states: Vec<Call>,
-    /// One change of the list, when the one before is a second ago; then it is looked again.
-    pub change: Option<Call>,
+    /// Changes of the list, of which one is to be made when the one before is a second ago; then it is looked again. The most
+    /// urgent first.
+    pub changes: Vec<Call>,
 }
 
 impl Plan {
     pub fn is_done(&self) -> bool {
-        self.states.is_empty() && self.change.is_none()
+        self.states.is_empty() && self.changes.is_empty()
     }
 }
 
-/// What makes these entries those destinations.
-pub fn plan(entries: &[Entry], wanted: &[Destination]) -> Plan {
+/// The server that an entry of ours is of.
+pub fn id_of(entry: &Entry) -> Option<&str> {
+    let first = entry.attributes.split(';').next()?;
+    first.strip_prefix("duid=")
+}
+
+/// What makes these entries those destinations. Those that are spared stay as they are, wanted or not.
+pub fn plan(entries: &[Entry], wanted: &[Destination], is_spared: impl Fn(&Entry) -> bool) -> Plan {
     let rweights = rweights(entries, wanted);
     let mut plan = Plan::default();
     let mut additions = Vec::new();
@@ -271,29 +286,24 @@ pub fn plan(entries: &[Entry], wanted: &[Destination]) -> Plan {
             _ => {}
         }
     }
-    let others = || entries.iter().filter(|entry| !kept.contains(&*entry.uri));
+    let is_other = |entry: &&Entry| !kept.contains(&*entry.uri) && !is_spared(entry);
+    let others = || entries.iter().filter(is_other);
     let disabled = others().filter(|entry| entry.is_active);
     plan.states.extend(disabled.map(|entry| Call::Disable {
         uri: entry.uri.clone(),
     }));
-    // What is missing before what is too much: a place for the new one is free, for what is kept of a server is one entry.
-    let removal = others().next().map(|entry| Call::Remove {
-        uri: entry.uri.clone(),
-    });
-    let missing = |call: &&Call| match call {
-        Call::Add { uri, .. } => {
-            let of_it = |destination: &&Destination| uris(destination).contains(uri);
-            let is_known =
-                |destination: &Destination| entries.iter().any(|entry| is_of(entry, destination));
-            wanted
-                .iter()
-                .find(of_it)
-                .is_some_and(|destination| !is_known(destination))
-        }
+    // What is missing, then what is too much, then what is to be another: what is kept of a server is one entry, so a place is
+    // free for that.
+    let is_missing = |call: &Call| match call {
+        Call::Add { uri, .. } => !entries.iter().any(|entry| same_place(&entry.uri, uri)),
         _ => false,
     };
-    let first = additions.iter().find(missing).cloned();
-    plan.change = first.or(removal).or_else(|| additions.into_iter().next());
+    let removals = others().map(|entry| Call::Remove {
+        uri: entry.uri.clone(),
+    });
+    let removals: Vec<Call> = removals.collect();
+    let (missing, replacing): (Vec<Call>, Vec<Call>) = additions.into_iter().partition(is_missing);
+    plan.changes = [missing, removals, replacing].concat();
     plan
 }
 
@@ -304,8 +314,13 @@ fn uris(destination: &Destination) -> [String; 2] {
 }
 
 fn is_of(entry: &Entry, destination: &Destination) -> bool {
-    let rest = entry.uri.strip_prefix(&*destination.uri);
-    rest.is_some_and(|rest| rest.is_empty() || rest == ";g=1")
+    same_place(&entry.uri, &destination.uri)
+}
+
+/// Whether both are the one or the other place of one destination.
+fn same_place(one: &str, other: &str) -> bool {
+    let bare = |uri: &str| uri.strip_suffix(";g=1").unwrap_or(uri).to_owned();
+    bare(one) == bare(other)
 }
 
 /// What each destination that takes work should weigh: what it does, as long as that makes shares that are near enough.

@@ -10,7 +10,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use rand::RngExt;
 use sha2::Sha256;
 use thiserror::Error;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinSet, LocalSet};
 use tracing::{info, warn};
 
@@ -239,10 +239,16 @@ pub fn run(config: Config) -> Result<(), Error> {
         drain_over: Duration::from_millis(config.drain_time_ms),
         start,
     };
-    if let Some(first) = addresses.first().filter(|_| !config.adapters.is_empty()) {
-        adapt_beside(reached_here(*first), config.adapters.clone())?;
-    }
+    let adapters = match addresses.first().filter(|_| !config.adapters.is_empty()) {
+        Some(first) => Some(adapt_beside(reached_here(*first), config.adapters.clone())?),
+        None => None,
+    };
     serve(parts, &config, kind, &addresses, gossip_address)?;
+    if let Some((stop, adapters)) = adapters {
+        drop(stop);
+        // They unsubscribe elsewhere, which takes 2 s at most.
+        let _ = adapters.join();
+    }
     for thread in threads {
         // A shard that panicked has aborted the process.
         let _ = thread.join();
@@ -301,10 +307,13 @@ fn reached_here(listen: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, listen.port())
 }
 
-/// The adapters, on a thread of their own for as long as the process lives. They subscribe like everybody, here first and where
-/// others are.
-fn adapt_beside(node: SocketAddr, adapters: Vec<Adapter>) -> Result<(), Error> {
+/// The adapters, on a thread of their own until the sender is gone. They subscribe like everybody, here first and where others are.
+fn adapt_beside(
+    node: SocketAddr,
+    adapters: Vec<Adapter>,
+) -> Result<(watch::Sender<()>, JoinHandle<()>), Error> {
     let (opened_to, opened) = bounded(1);
+    let (stop, stopped) = watch::channel(());
     let adapt = async move {
         let mut ready = Vec::new();
         for adapter in adapters {
@@ -322,22 +331,28 @@ fn adapt_beside(node: SocketAddr, adapters: Vec<Adapter>) -> Result<(), Error> {
         let mut running = JoinSet::new();
         for adapter in ready {
             let settings = adapter.beside(node);
-            running.spawn_local(adapter.run(settings, std::future::pending()));
+            let mut stopped = stopped.clone();
+            let stop = async move { drop(stopped.changed().await) };
+            running.spawn_local(adapter.run(settings, stop));
         }
         running.join_all().await;
     };
     let run = || {
-        tool::drive(async {
+        let driven = tool::drive(async {
             LocalSet::new().run_until(adapt).await;
             Ok(())
-        })
+        });
+        if let Err(error) = driven {
+            warn!(%error, "no adapters");
+        }
     };
     let thread = std::thread::Builder::new().name("adapters".to_owned());
-    thread.spawn(run).map_err(|source| Error::System {
+    let thread = thread.spawn(run).map_err(|source| Error::System {
         operation: "thread",
         source,
     })?;
-    opened.recv().map_err(|_| Error::ShardLost)?
+    opened.recv().map_err(|_| Error::ShardLost)??;
+    Ok((stop, thread))
 }
 
 fn compositor_config(config: &Config) -> CompositorConfig {

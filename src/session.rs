@@ -16,6 +16,8 @@ use link::Link;
 
 /// How long the end of an agent's state may take once it was asked for.
 const GRACE: Duration = Duration::from_secs(2);
+/// Where there are other peers a connection is not waited for longer.
+const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// No deadline is further away: what lies beyond is looked at again then.
 const FAR: Duration = Duration::from_secs(3_600);
 
@@ -152,8 +154,12 @@ impl<A: Agent> Session<A> {
         let is_due = |agent: &A, now_ms| agent.deadline_ms().is_some_and(|at_ms| at_ms <= now_ms);
         if is_due(&self.agent, self.now_ms()) {
             self.turn().await;
+            let within = match self.agent.has_others() {
+                true => CONNECT_WITHIN,
+                false => Duration::MAX,
+            };
             if !self.link.is_up()
-                && let Err(error) = self.link.connect().await
+                && let Err(error) = self.link.connect(within).await
             {
                 tracing::debug!(%error, "no connection");
                 return self.agent.disconnected(self.now_ms());

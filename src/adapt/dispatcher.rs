@@ -1,6 +1,7 @@
 //! Calls Kamailio's JSON-RPC (jsonrpcs over xhttp) until its destination set is as the table says.
 //! Knows nothing of what is to be called.
 
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep_until};
 
 use crate::client::{Backoff, Chance};
-use crate::dispatcher::{self, Call, Destination, NoList, Plan};
+use crate::dispatcher::{self, Call, Destination, Entry, NoList};
 use crate::info::Table;
 use crate::subscriber::Subscriber;
 use crate::tool::{ToolError, say};
@@ -19,6 +20,12 @@ use crate::tool::{ToolError, say};
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// What is there is looked at again so often, for a Kamailio that was restarted has nothing.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// The least time between two looks.
+const AGAIN: Duration = Duration::from_millis(100);
+/// A server that the table does not so much as name is left as it is for so long: a notifier that begins anew knows nobody.
+const SPARED: Duration = Duration::from_secs(30);
+/// Changes that were refused are put behind the others, so many at the most.
+const PASSED_MOST: usize = 64;
 /// Between two changes of the list: the module keeps the one before for those that read it, and frees it at the next.
 const CHANGE_EVERY: Duration = Duration::from_millis(1_100);
 
@@ -70,6 +77,10 @@ struct Kamailio {
     requests: u64,
     /// When the list may be changed again.
     change_at: Instant,
+    /// Changes that were refused since one was made.
+    passed: Vec<Call>,
+    /// Since when a destination is of a server that the table does not name.
+    unnamed: BTreeMap<String, Instant>,
     counters: Counters,
 }
 
@@ -119,7 +130,10 @@ impl Adapter {
                     };
                     let wait = match &looked {
                         Ok(Progress::Done) => LOOK_EVERY,
-                        Ok(Progress::Partly) => kamailio.change_at.saturating_duration_since(Instant::now()),
+                        Ok(Progress::Partly) => {
+                            let until = kamailio.change_at.saturating_duration_since(Instant::now());
+                            until.max(AGAIN)
+                        }
                         Err(_) => Duration::ZERO,
                     };
                     look_at = Some(Instant::now() + wait.max(patience.after(looked.err(), &kamailio.rpc)));
@@ -192,6 +206,8 @@ impl Kamailio {
             set,
             requests: 0,
             change_at: Instant::now(),
+            passed: Vec::new(),
+            unnamed: BTreeMap::new(),
             counters: Counters::default(),
         })
     }
@@ -199,7 +215,7 @@ impl Kamailio {
     /// Sees what is there, and does what can be done of what is to be done.
     async fn look(&mut self, table: &Table, service: Option<&str>) -> Result<Progress, Failure> {
         let wanted = dispatcher::destinations(table, service);
-        let done = self.adjust(&wanted).await;
+        let done = self.adjust(table, &wanted).await;
         match &done {
             Err(Failure::Away(_)) => self.counters.away += 1,
             Err(_) => self.counters.refused += 1,
@@ -208,25 +224,67 @@ impl Kamailio {
         done
     }
 
-    async fn adjust(&mut self, wanted: &[Destination]) -> Result<Progress, Failure> {
+    async fn adjust(&mut self, table: &Table, wanted: &[Destination]) -> Result<Progress, Failure> {
         let entries = match self.call("dispatcher.list", json!([])).await {
             Ok(result) => dispatcher::listed(result, self.set)?,
             Err(Failure::Refused { message, .. }) if message == NO_SETS => Vec::new(),
             Err(failure) => return Err(failure),
         };
-        let Plan { states, change } = dispatcher::plan(&entries, wanted);
-        let is_done = states.is_empty() && change.is_none();
-        for call in states {
-            self.carry_out(&call).await?;
+        self.spare(table, &entries);
+        let lately = |since: &Instant| since.elapsed() < SPARED;
+        let is_spared = |entry: &Entry| self.unnamed.get(&entry.uri).is_some_and(lately);
+        let plan = dispatcher::plan(&entries, wanted, is_spared);
+        let is_done = plan.is_done();
+        let mut failed = None;
+        for call in plan.states {
+            // One that is refused keeps none of the others.
+            if let Err(failure) = self.carry_out(&call).await {
+                failed.get_or_insert(failure);
+            }
+        }
+        if let Some(failure) = failed {
+            return Err(failure);
         }
         if is_done {
             return Ok(Progress::Done);
         }
-        if let Some(change) = change.filter(|_| Instant::now() >= self.change_at) {
-            self.change_at = Instant::now() + CHANGE_EVERY;
-            self.carry_out(&change).await?;
+        if Instant::now() >= self.change_at {
+            self.change(plan.changes).await?;
         }
         Ok(Progress::Partly)
+    }
+
+    /// Makes the first of these changes that was not refused of late.
+    async fn change(&mut self, changes: Vec<Call>) -> Result<(), Failure> {
+        let is_new = |call: &&Call| !self.passed.contains(call);
+        let Some(change) = changes.iter().find(is_new).or(changes.first()) else {
+            return Ok(());
+        };
+        self.change_at = Instant::now() + CHANGE_EVERY;
+        let made = self.carry_out(change).await;
+        if made.is_ok() || self.passed.len() == PASSED_MOST {
+            self.passed.clear();
+        } else {
+            self.passed.push(change.clone());
+        }
+        made
+    }
+
+    /// Notes since when entries are of servers that the table does not name. What is not named in a stale table may merely be
+    /// unknown.
+    fn spare(&mut self, table: &Table, entries: &[Entry]) {
+        let is_named = |entry: &Entry| {
+            let id = dispatcher::id_of(entry);
+            id.is_none_or(|id| table.get(id).is_some())
+        };
+        let now = Instant::now();
+        let unnamed = entries.iter().filter(|entry| !is_named(entry));
+        let since = |entry: &Entry| match table.is_stale() {
+            true => now,
+            false => self.unnamed.get(&entry.uri).copied().unwrap_or(now),
+        };
+        let unnamed = unnamed.map(|entry| (entry.uri.clone(), since(entry)));
+        self.unnamed = unnamed.collect();
     }
 
     async fn carry_out(&mut self, call: &Call) -> Result<(), Failure> {

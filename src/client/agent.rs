@@ -42,6 +42,11 @@ pub trait Agent {
         None
     }
 
+    /// Whether it would go to another peer if this one failed.
+    fn has_others(&self) -> bool {
+        false
+    }
+
     /// From now on this end is reached at another address.
     fn moved(&mut self, local: Local);
 }

@@ -56,9 +56,11 @@ pub fn adapters(path: &Path, given: &[(usize, Vec<Given>)]) -> Result<Vec<Adapte
             layers,
         };
         if adapters.len() == ADAPTERS_MOST {
-            return Err(ConfigError::TooMany {
-                given: table.layers.given(&setting::ADAPTER_KIND).remove(0).into(),
-                allowed: format!("at most {ADAPTERS_MOST} adapters"),
+            return Err(ConfigError::TooManyTables {
+                path: path.to_owned(),
+                line: *line,
+                table: "adapter",
+                most: ADAPTERS_MOST,
             });
         }
         adapters.push(table.adapter()?);

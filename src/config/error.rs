@@ -31,6 +31,13 @@ pub enum ConfigError {
         key: &'static str,
         allowed: String,
     },
+    #[error("{}:{line}: one [[{table}]] too many; allowed: at most {most}", path.display())]
+    TooManyTables {
+        path: PathBuf,
+        line: usize,
+        table: &'static str,
+        most: usize,
+    },
     #[error("{given}: not allowed; allowed: {allowed}")]
     NotAllowed { given: Box<Given>, allowed: String },
     #[error("{given}: covered by {other}; allowed: {allowed}")]

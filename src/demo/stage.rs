@@ -219,7 +219,10 @@ impl Stage {
         };
         let report = self.until("every entity knows of the death", knows).await?;
         let known = &report.avoided[id];
-        let (first_ms, last_ms) = (known.first_ms - killed_ms, known.last_ms - killed_ms);
+        let (first_ms, last_ms) = (
+            known.first_ms.saturating_sub(killed_ms),
+            known.last_ms.saturating_sub(killed_ms),
+        );
         self.outcome(
             ActName::Server,
             killed_ms,
@@ -238,7 +241,7 @@ impl Stage {
         let report = self
             .until("all subscribed elsewhere", Stage::are_elsewhere(at))
             .await?;
-        let last_ms = report.settled_ms - killed_ms;
+        let last_ms = report.settled_ms.saturating_sub(killed_ms);
         let outcome = self
             .outcome(ActName::Node, killed_ms, (None, last_ms), &before)
             .await?;
@@ -272,7 +275,7 @@ impl Stage {
         let report = self
             .until("all subscribed elsewhere", Stage::are_elsewhere(at))
             .await?;
-        let last_ms = report.settled_ms - told_ms;
+        let last_ms = report.settled_ms.saturating_sub(told_ms);
         self.outcome(ActName::Drain, told_ms, (None, last_ms), &before)
             .await
     }

@@ -69,9 +69,9 @@ impl Module {
 
     fn step(&mut self, wanted: &[Destination]) -> bool {
         let entries = listed(self.list(), 1).expect("a list");
-        let plan = plan(&entries, wanted);
+        let plan = plan(&entries, wanted, |_| false);
         plan.states.iter().for_each(|call| self.call(call));
-        if let Some(change) = &plan.change {
+        if let Some(change) = plan.changes.first() {
             self.call(change);
         }
         plan.is_done()
@@ -185,7 +185,7 @@ fn a_state_is_set_at_once_and_changes_no_list() {
     let mut module = Module::default();
     settle(&mut module, &wanted(&[50, 30, 20]));
     let entries = listed(module.list(), 1).expect("a list");
-    let without = plan(&entries, &wanted(&[50, 0, 20]));
+    let without = plan(&entries, &wanted(&[50, 0, 20]), |_| false);
     let disable = Call::Disable {
         uri: "sip:192.0.2.2:5060".into(),
     };
@@ -193,12 +193,12 @@ fn a_state_is_set_at_once_and_changes_no_list() {
         without,
         Plan {
             states: vec![disable],
-            change: None
+            changes: Vec::new()
         }
     );
     settle(&mut module, &wanted(&[50, 0, 20]));
     let entries = listed(module.list(), 1).expect("a list");
-    let again = plan(&entries, &wanted(&[50, 30, 20]));
+    let again = plan(&entries, &wanted(&[50, 30, 20]), |_| false);
     let enable = Call::Enable {
         uri: "sip:192.0.2.2:5060".into(),
     };
@@ -206,7 +206,7 @@ fn a_state_is_set_at_once_and_changes_no_list() {
         again,
         Plan {
             states: vec![enable],
-            change: None
+            changes: Vec::new()
         }
     );
 }
@@ -226,8 +226,8 @@ fn what_is_not_wanted_goes_and_small_changes_of_load_change_nothing() {
     settle(&mut module, &now);
     assert_right(&module, &now, 0.1);
     let entries = listed(module.list(), 1).expect("a list");
-    assert!(plan(&entries, &wanted(&[52, 29])).is_done());
-    assert!(!plan(&entries, &wanted(&[30, 50])).is_done());
+    assert!(plan(&entries, &wanted(&[52, 29]), |_| false).is_done());
+    assert!(!plan(&entries, &wanted(&[30, 50]), |_| false).is_done());
 }
 
 #[test]
@@ -243,12 +243,38 @@ fn attributes_that_the_module_cannot_read_are_left_out() {
     let mut table = Table::new();
     table.apply(parse(text.as_bytes(), Format::Json).expect("a document"));
     let all = destinations(&table, Some("proxy"));
-    let [first, second] = &all[..] else {
+    let [second, first] = &all[..] else {
         panic!("two offer it: {all:?}");
     };
     assert_eq!(first.uri, "sip:[2001:db8::1]:5060;transport=tcp");
     assert_eq!(first.attributes, "duid=p1;region=eu-1");
     assert_eq!((first.share > 0, second.share), (true, 0));
+}
+
+#[test]
+fn what_is_spared_stays_as_it_is() {
+    let mut module = Module::default();
+    settle(&mut module, &wanted(&[50, 30]));
+    let entries = listed(module.list(), 1).expect("a list");
+    let first = |entry: &Entry| id_of(entry) == Some("p1");
+    assert!(plan(&entries, &wanted(&[0, 30])[1..], first).is_done());
+    assert!(!plan(&entries, &wanted(&[0, 30])[1..], |_| false).is_done());
+}
+
+#[test]
+fn of_two_servers_at_one_place_it_is_the_one_that_takes_work() {
+    let text = r#"{"domain":"d","notifier":"n@1","version":1,"view":1,"state":"full","servers":[
+        {"id":"pod-1","status":"down","updated":"5.0.n1","services":["proxy"],
+         "addresses":[{"ip":"192.0.2.1","port":5060,"transport":"udp"}]},
+        {"id":"pod-2","status":"up","updated":"6.0.n1","services":["proxy"],
+         "addresses":[{"ip":"192.0.2.1","port":5060,"transport":"udp"}]},
+        {"id":"pod-3","status":"down","updated":"5.0.n1","services":["proxy"],
+         "addresses":[{"ip":"192.0.2.1","port":5060,"transport":"udp"}]}]}"#;
+    let mut table = Table::new();
+    table.apply(parse(text.as_bytes(), Format::Json).expect("a document"));
+    let all = destinations(&table, Some("proxy"));
+    let ids: Vec<&str> = all.iter().map(|one| &*one.id).collect();
+    assert_eq!(ids, ["pod-2"]);
 }
 
 #[test]

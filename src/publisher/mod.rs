@@ -18,9 +18,9 @@ use crate::info::{Format, Server, publication_body};
 use crate::sip::EVENT_PACKAGE;
 use phase::{Operation, Phase};
 
-/// A notifier that says nothing for so long is left for the next, as far as there are several; twice as long in each further
-/// round. It is within every lease that is refreshed at a third, the shortest of 2 s included.
-const TURN_MS: u64 = 500;
+/// A notifier that says nothing for so long, a retransmission included, is left for the next, as far as there are several; twice
+/// as long in each further round. Refreshed at a third, the shortest lease of 2 s has room for it.
+const TURN_MS: u64 = 1_000;
 const TURN_MOST_MS: u64 = 4_000;
 
 /// By how many points load must move to be published between refreshes: what event-package.md counts as a change.
@@ -53,6 +53,8 @@ pub struct Publisher {
     turns: usize,
     /// Which of them is asked.
     at: usize,
+    /// A request went unanswered: what it asked for may stand or not.
+    is_unsure: bool,
     chance: Chance,
     call_id: String,
     from: String,
@@ -92,6 +94,7 @@ impl Publisher {
             notifiers: Vec::new(),
             turns: 0,
             at: 0,
+            is_unsure: false,
             call_id: chance.token(),
             chance,
             from,
@@ -188,7 +191,7 @@ impl Agent for Publisher {
             // The next refresh makes another connection.
             Phase::Published { refresh_ms } if now_ms < refresh_ms => {}
             Phase::Ended => {}
-            _ if self.has_others() => self.turn(now_ms, Trouble::Disconnected),
+            _ if self.is_one_left() => self.turn(now_ms, Trouble::Disconnected),
             _ => self.retry(now_ms, Trouble::Disconnected, None),
         }
     }
@@ -199,6 +202,10 @@ impl Agent for Publisher {
 
     fn peer(&self) -> Option<SocketAddr> {
         self.notifiers.get(self.at).copied()
+    }
+
+    fn has_others(&self) -> bool {
+        self.notifiers.len() > 1
     }
 
     fn receive(&mut self, now_ms: u64, _source: SocketAddr, bytes: &[u8]) {
@@ -239,7 +246,7 @@ impl Publisher {
             200..=299 if operation == Operation::Remove => self.end(Event::Removed),
             200..=299 => self.published(now_ms, response),
             // Nothing stands under that tag any more, which is what was asked.
-            412 if operation == Operation::Remove => self.end(Event::Removed),
+            412 if operation == Operation::Remove => self.end_unpublished(),
             // RFC 3903 4.3, 5: the tag is discarded, and the state published afresh.
             412 if self.entity_tag.take().is_some() => self.ask(now_ms),
             423 if response
@@ -250,8 +257,12 @@ impl Publisher {
                 self.ask(now_ms);
             }
             // RFC 3261 21.5.4, 3263 4.3: there may be another that takes it.
-            _ if response.is_temporary() && self.has_others() => {
+            _ if response.is_temporary() && self.is_one_left() => {
                 self.turn(now_ms, response.trouble());
+            }
+            // It was allowed before: publishing afresh after an answer that got lost may have been taken for another's.
+            403 if self.was_published && self.notifiers.len() > 1 => {
+                self.retry(now_ms, response.trouble(), response.retry_after);
             }
             _ if response.is_temporary() => {
                 self.retry(now_ms, response.trouble(), response.retry_after);
@@ -270,6 +281,7 @@ impl Publisher {
         self.phase = Phase::Published { refresh_ms };
         self.backoff.reset();
         self.turns = 0;
+        self.is_unsure = false;
         if !std::mem::replace(&mut self.was_published, true) {
             self.events.push_back(Event::Published { expires_s });
         } else if self.is_failing {
@@ -284,7 +296,7 @@ impl Publisher {
     /// Sends what the state of things demands.
     fn ask(&mut self, now_ms: u64) {
         let operation = match &self.entity_tag {
-            None if self.is_stopping => return self.end(Event::Removed),
+            None if self.is_stopping => return self.end_unpublished(),
             Some(_) if self.is_stopping => Operation::Remove,
             None => Operation::Initial,
             Some(_) if self.server.load != self.told => Operation::Modify,
@@ -306,22 +318,23 @@ impl Publisher {
     }
 
     /// Whether there is a notifier that was not asked yet in this round.
-    fn has_others(&self) -> bool {
+    fn is_one_left(&self) -> bool {
         !(self.turns + 1).is_multiple_of(self.notifiers.len().max(1))
     }
 
     /// The transaction is over as if by Timer F, and the same is asked of the next notifier (RFC 3263 4.3).
     fn turn(&mut self, now_ms: u64, trouble: Trouble) {
-        if !self.has_others() {
+        self.leave(now_ms, &trouble);
+        if self.turns.is_multiple_of(self.notifiers.len().max(1)) {
             self.fail(trouble);
         }
-        self.leave(now_ms);
         // Whoever drives this first makes the way there.
         self.phase = Phase::Waiting { until_ms: now_ms };
     }
 
     /// What the notifier was told it may not have taken, and there may be another.
-    fn leave(&mut self, now_ms: u64) {
+    fn leave(&mut self, now_ms: u64, trouble: &Trouble) {
+        self.is_unsure |= !matches!(trouble, Trouble::Refused(_));
         // RFC 3903 4.2: a tag is tried first only while it is expected to be valid.
         if now_ms >= self.lease_end_ms {
             self.entity_tag = None;
@@ -369,7 +382,7 @@ impl Publisher {
             self.phase = Phase::Ended;
             return;
         }
-        self.leave(now_ms);
+        self.leave(now_ms, &trouble);
         let wait_ms = match retry_after_s {
             Some(seconds) => u64::from(seconds) * 1_000,
             None => self.backoff.next_ms(&mut self.chance),
@@ -383,6 +396,16 @@ impl Publisher {
     fn fail(&mut self, trouble: Trouble) {
         if !std::mem::replace(&mut self.is_failing, true) {
             self.events.push_back(Event::Failing(trouble));
+        }
+    }
+
+    /// There is nothing to remove, as far as is known.
+    fn end_unpublished(&mut self) {
+        if self.is_unsure {
+            // The lease ends what may stand all the same.
+            self.phase = Phase::Ended;
+        } else {
+            self.end(Event::Removed);
         }
     }
 

@@ -339,16 +339,18 @@ fn where_a_notifier_is_silent_the_next_gets_the_same() {
     publisher.set_load(3_000, Some(60));
     let modify = sent(&mut publisher).expect("a modification");
     assert_eq!(go_on(&mut publisher), 3_500);
+    assert_eq!(sent(&mut publisher), Some(modify.clone()), "Timer E");
+    assert_eq!(go_on(&mut publisher), 4_000);
     assert_eq!(publisher.peer(), Some(second));
-    assert_eq!(go_on(&mut publisher), 3_500, "once there is a way");
+    assert_eq!(go_on(&mut publisher), 4_000, "once there is a way");
     let again = sent(&mut publisher).expect("the same");
     assert_eq!(said(&again), said(&modify));
     assert_ne!(again, modify, "a transaction of its own");
     // What the first says now counts no more.
-    publisher.receive(3_600, first, &answer(&modify, 200, &[("SIP-ETag", "x")]));
+    publisher.receive(4_100, first, &answer(&modify, 200, &[("SIP-ETag", "x")]));
     let headers = [("SIP-ETag", "b"), ("Expires", "12")];
-    publisher.receive(3_700, second, &answer(&again, 200, &headers));
-    assert_eq!(go_on(&mut publisher), 7_700);
+    publisher.receive(4_200, second, &answer(&again, 200, &headers));
+    assert_eq!(go_on(&mut publisher), 8_200);
     let refresh = said(&sent(&mut publisher).expect("a refresh"));
     assert_eq!((refresh.if_match, refresh.load), (Some("b".into()), None));
     assert_eq!(publisher.peer(), Some(second), "it stays");
@@ -395,17 +397,14 @@ fn while_all_are_silent_each_is_asked_and_ever_more_seldom() {
     asked.dedup_by_key(|(_, at)| *at);
     let expected = [
         (0, 0),
-        (500, 1),
-        (1_000, 2),
-        (1_500, 0),
-        (2_500, 1),
-        (3_500, 2),
-        (4_500, 0),
-        (6_500, 1),
-        (8_500, 2),
-        (10_500, 0),
-        (14_500, 1),
-        (18_500, 2),
+        (1_000, 1),
+        (2_000, 2),
+        (3_000, 0),
+        (5_000, 1),
+        (7_000, 2),
+        (9_000, 0),
+        (13_000, 1),
+        (17_000, 2),
     ];
     assert_eq!(asked, expected);
     assert_eq!(
@@ -425,4 +424,41 @@ fn what_was_not_taken_is_told_again_with_the_next_attempt() {
     let now_ms = go_on(&mut publisher);
     let again = accept(&mut publisher, now_ms, "b");
     assert_eq!(again, said(&modify));
+}
+
+#[test]
+fn what_may_stand_is_not_said_to_be_removed() {
+    // The 200 to a refresh got lost, and the next node knows the tag no more.
+    let mut publisher = publisher_at(three().into());
+    accept(&mut publisher, 0, "a");
+    assert_eq!(
+        publisher.next_event(),
+        Some(Event::Published { expires_s: 12 })
+    );
+    publisher.advance(4_000);
+    while publisher.peer() == Some(three()[0]) {
+        go_on(&mut publisher);
+    }
+    while sent(&mut publisher).is_some() {}
+    publisher.stop(5_000);
+    let removal = sent(&mut publisher).expect("a removal");
+    assert_eq!(said(&removal).expires, Some(0));
+    publisher.receive(5_100, three()[1], &answer(&removal, 412, &[]));
+    assert_eq!(
+        (publisher.next_event(), publisher.deadline_ms()),
+        (None, None)
+    );
+}
+
+#[test]
+fn a_403_to_one_of_several_after_it_was_allowed_is_tried_again() {
+    let mut publisher = publisher_at(three().into());
+    accept(&mut publisher, 0, "a");
+    publisher.advance(4_000);
+    let refresh = sent(&mut publisher).expect("a refresh");
+    publisher.receive(4_000, three()[0], &answer(&refresh, 412, &[]));
+    let again = sent(&mut publisher).expect("afresh");
+    publisher.receive(4_000, three()[0], &answer(&again, 403, &[]));
+    let now_ms = go_on(&mut publisher);
+    assert_eq!(accept(&mut publisher, now_ms, "b"), initial(20));
 }

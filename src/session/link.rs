@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::Interest;
 use tokio::net::{TcpStream, UdpSocket};
+use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
 use crate::client::Local;
@@ -112,12 +113,13 @@ impl Link {
         !matches!(self.way, Way::Tcp { stream: None, .. })
     }
 
-    pub async fn connect(&mut self) -> io::Result<()> {
+    /// Takes no longer than `within`, and never longer than a stalled connection may.
+    pub async fn connect(&mut self, within: Duration) -> io::Result<()> {
         let Way::Tcp { stream, inbox } = &mut self.way else {
             return Ok(());
         };
         inbox.clear();
-        let connection = timeout(STALL, TcpStream::connect(self.peer)).await??;
+        let connection = timeout(within.min(STALL), TcpStream::connect(self.peer)).await??;
         connection.set_nodelay(true)?;
         self.local = connection.local_addr()?;
         *stream = Some(connection);
@@ -146,6 +148,8 @@ impl Link {
     pub async fn receive(&mut self) -> io::Result<(SocketAddr, Vec<u8>)> {
         match &mut self.way {
             Way::Udp(socket) => loop {
+                // A peer that never pauses shall not keep the others of this thread waiting.
+                consume_budget().await;
                 socket.readable().await?;
                 match take_datagram(socket) {
                     Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -197,6 +201,7 @@ async fn read_message(stream: &TcpStream, inbox: &mut Vec<u8>) -> io::Result<Vec
             Frame::Complete(length) => return Ok(inbox.drain(..length).collect()),
             Frame::Bad(error) => return Err(io::Error::other(error)),
             Frame::Partial => {
+                consume_budget().await;
                 stream.ready(Interest::READABLE).await?;
                 match stream.try_read(&mut chunk) {
                     Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),

@@ -17,27 +17,30 @@ mod sipp;
 mod support;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use balancer::Balancer;
 use farm::{Node, Publisher};
 use process::Fanfare;
 use rustix::process::Signal;
-use servers::{Server, now};
+use servers::{SHORT, Server, now};
 use sipp::{Message, Sipp, Transport};
 use support::wait_until;
 
 const DOMAIN: [&str; 2] = ["--domain", "example.com"];
 
 /// A call as its caller saw it.
-#[derive(Debug)]
+#[derive(Debug, PartialEq)]
 struct Call {
     begun: Duration,
     /// Whether it was taken and ended with a 200 to its BYE.
     is_whole: bool,
     /// Which server took it.
     by: Option<SocketAddr>,
+    /// When each of its messages passed, which way, and its first line.
+    #[allow(dead_code, reason = "shown where a call was lost")]
+    passed: Vec<(Duration, &'static str, String)>,
 }
 
 /// The calls of a trace.
@@ -49,7 +52,11 @@ fn calls(messages: &[Message]) -> Vec<Call> {
             begun: message.at,
             is_whole: false,
             by: None,
+            passed: Vec::new(),
         });
+        let way = if message.is_sent { "sent" } else { "received" };
+        let line = message.text.lines().next().unwrap_or_default();
+        call.passed.push((message.at, way, line.to_owned()));
         let method = message
             .fields("CSeq")
             .next()
@@ -68,6 +75,10 @@ fn calls(messages: &[Message]) -> Vec<Call> {
         }
     }
     calls.into_values().collect()
+}
+
+fn lost(calls: &[Call]) -> Vec<&Call> {
+    calls.iter().filter(|call| !call.is_whole).collect()
 }
 
 /// How many calls each of these servers took.
@@ -93,7 +104,33 @@ fn redirect(node: &Node) -> (Fanfare, SocketAddr) {
     let at = ready
         .strip_prefix("fanfare redirect ready udp=")
         .expect("it says where it is");
-    (adapter, at.parse().expect("an address"))
+    let at = at.parse().expect("an address");
+    await_redirection(at);
+    (adapter, at)
+}
+
+/// Until it sends callers elsewhere: it listens before it has heard of any server, and refuses until then.
+fn await_redirection(at: SocketAddr) {
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+    let from = socket.local_addr().expect("its address");
+    socket.connect(at).expect("an address to send to");
+    socket
+        .set_read_timeout(Some(Duration::from_millis(500)))
+        .expect("a time above 0");
+    let mut asked = 0;
+    wait_until(&|| "nobody is redirected".to_owned(), || {
+        asked += 1;
+        let request = format!(
+            "OPTIONS sip:bob@example.com SIP/2.0\r\nVia: SIP/2.0/UDP {from};branch=z9hG4bK{asked}\r\nMax-Forwards: 70\r\n\
+             From: <sip:alice@{from}>;tag=1\r\nTo: <sip:bob@example.com>\r\nCall-ID: {asked}@{from}\r\nCSeq: 1 OPTIONS\r\n\
+             Content-Length: 0\r\n\r\n"
+        );
+        // An adapter that is not there yet, or is slow, is asked again.
+        socket.send(request.as_bytes()).ok()?;
+        let mut bytes = [0; 2_048];
+        let length = socket.recv(&mut bytes).ok()?;
+        bytes[..length].starts_with(b"SIP/2.0 302 ").then_some(())
+    });
 }
 
 /// So many callers, 50 a second.
@@ -127,17 +164,16 @@ fn three(node: &Node) -> (Vec<Server>, farm::Watch) {
 fn callers_that_are_redirected_lose_no_call_once_a_dead_server_is_known_to_be_dead() {
     let node = Node::start("n1", &[], &[]);
     let (mut servers, watch) = three(&node);
+    servers[0].publish_for(SHORT, node.sip);
     let (_adapter, at) = redirect(&node);
     let callers = callers("call_redirected", at, 500);
     await_calls(&callers, 100);
-    let dead = servers.remove(0);
-    dead.kill();
-    let killed = now();
+    let killed = servers.remove(0).kill();
     watch.status("p1", "down");
     let known = now();
     let calls = calls(&callers.messages_at_the_end());
     assert_eq!(calls.len(), 500);
-    let lost: Vec<&Call> = calls.iter().filter(|call| !call.is_whole).collect();
+    let lost = lost(&calls);
     // The adapter hears it when the watch does, give or take what else the machine does.
     let slack = Duration::from_secs(1);
     for call in &lost {
@@ -172,8 +208,8 @@ fn a_server_that_is_taken_away_gently_loses_no_call() {
     await_calls(&callers, 250);
     leaving.kill();
     let calls = calls(&callers.messages_at_the_end());
-    let lost = calls.iter().filter(|call| !call.is_whole).count();
-    assert_eq!((calls.len(), lost), (400, 0));
+    let lost = lost(&calls);
+    assert_eq!((calls.len(), lost.len()), (400, 0), "{lost:?}");
 }
 
 #[test]
@@ -187,8 +223,8 @@ fn kamailio_balances_by_weight_and_load_and_leaves_whom_the_table_says_to_leave(
     // A hundred calls in a row are spread exactly; the shares are by weight, for the loads are alike.
     let callers_of = |count| callers("call", balancer.sip, count);
     let spread = calls(&callers_of(300).messages_at_the_end());
-    let broken = spread.iter().filter(|call| !call.is_whole).count();
-    assert_eq!((spread.len(), broken), (300, 0));
+    let broken = lost(&spread);
+    assert_eq!((spread.len(), broken.len()), (300, 0), "{broken:?}");
     for (taken, share) in taken_by(&spread, &servers).into_iter().zip([150, 90, 60]) {
         assert!(
             taken.abs_diff(share) <= share / 10,
@@ -206,21 +242,22 @@ fn kamailio_balances_by_weight_and_load_and_leaves_whom_the_table_says_to_leave(
     Publisher::new().publish_body(node.sip, &overloaded).tag();
     balancer.await_set(&[("p1", true), ("p2", false), ("p3", true)], 3);
     let without = calls(&callers_of(100).messages_at_the_end());
-    assert!(without.iter().all(|call| call.is_whole));
+    let broken = lost(&without);
+    assert_eq!((without.len(), broken.len()), (100, 0), "{broken:?}");
     assert_eq!(taken_by(&without, &servers)[1], 0);
     // One dies: nothing is lost that begins once that is known.
-    let dead = servers.remove(0);
+    servers[0].publish_for(SHORT, node.sip);
     let callers = callers_of(300);
     await_calls(&callers, 50);
-    dead.kill();
+    servers.remove(0).kill();
     watch.status("p1", "down");
     balancer.await_set(&[("p1", false), ("p2", false), ("p3", true)], 3);
     let known = now();
     let calls = calls(&callers.messages_at_the_end());
-    let late = |call: &&Call| !call.is_whole && call.begun > known;
-    assert_eq!(calls.iter().filter(late).count(), 0);
-    let lost = calls.iter().filter(|call| !call.is_whole).count();
-    println!("{lost} of {} calls lost", calls.len());
+    let lost = lost(&calls);
+    let late = |call: &&&Call| call.begun > known;
+    assert_eq!(lost.iter().find(late), None, "known at {known:?}");
+    println!("{} of {} calls lost", lost.len(), calls.len());
 }
 
 #[test]

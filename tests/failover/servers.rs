@@ -14,11 +14,13 @@ const SCENARIO: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/tests/interop/scenarios/serve.xml"
 );
-/// What a server publishes for, in seconds.
-const LEASE: &str = "2";
+/// For how long a server publishes that shall die, in seconds, and one that shall not for want of a refresh.
+pub const SHORT: u32 = 2;
+pub const LONG: u32 = 600;
 
 pub struct Server {
     pub id: String,
+    weight: u16,
     pub at: SocketAddr,
     pub process: Process,
     pub publisher: Fanfare,
@@ -42,33 +44,41 @@ impl Server {
             ])
             .stdout(Stdio::null());
         let process = Process::start(&mut command, "sip-tester");
-        let (to, weight, address) = (node.to_string(), weight.to_string(), format!("{at}/udp"));
-        let flags = [
-            "publish",
-            "--to",
-            &to,
-            "--domain",
-            "example.com",
-            "--id",
-            id,
-        ];
-        let more = ["--address", &address, "--service", "proxy", "--load", "10"];
-        let rest = ["--weight", &weight, "--expires", LEASE];
-        let publisher = Fanfare::run(&[&flags[..], &more, &rest].concat());
-        publisher.line_where(|line| line.starts_with("published"));
+        let publisher = publish(id, weight, at, LONG, node);
         Server {
             id: id.to_owned(),
+            weight,
             at,
             process,
             publisher,
         }
     }
 
-    /// kill -9 of both.
-    pub fn kill(self) {
+    /// From now on by another publisher, that has to refresh more often or less.
+    pub fn publish_for(&mut self, lease: u32, node: SocketAddr) {
+        self.publisher.signal(Signal::KILL);
+        self.publisher = publish(&self.id, self.weight, self.at, lease, node);
+    }
+
+    /// kill -9 of both. When that was.
+    pub fn kill(self) -> Duration {
+        let killed = now();
         self.process.signal(Signal::KILL);
         self.publisher.signal(Signal::KILL);
+        killed
     }
+}
+
+/// An agent that has published it.
+fn publish(id: &str, weight: u16, at: SocketAddr, lease: u32, node: SocketAddr) -> Fanfare {
+    let (to, address) = (node.to_string(), format!("{at}/udp"));
+    let (weight, lease) = (weight.to_string(), lease.to_string());
+    let flags = ["publish", "--to", &to, "--domain", "example.com"];
+    let server = ["--id", id, "--address", &address, "--service", "proxy"];
+    let more = ["--load", "10", "--weight", &weight, "--expires", &lease];
+    let publisher = Fanfare::run(&[&flags[..], &server, &more].concat());
+    publisher.line_where(|line| line.starts_with("published"));
+    publisher
 }
 
 /// Since midnight, as SIPp's traces count.

@@ -183,8 +183,8 @@ impl Shard {
             let wait = self.wait();
             self.turn(wait)?;
             for _ in 0..TAKEN_PER_TURN {
-                // What the control thread has not taken yet holds back what would add to it.
-                if self.out.effects.len() > EFFECTS_MOST / 2 {
+                // What the control thread has not taken yet holds back what would add to it: connections are read no further.
+                if self.notifier.holds_back(&self.out) {
                     break;
                 }
                 match self.inbox.try_recv() {

@@ -347,7 +347,7 @@ impl Notifier {
     ) -> Sent {
         let hop = self.slots.get(slot).hop;
         let reliable = self.hops.transport(hop).is_reliable();
-        if reliable && out.effects.len() >= self.settings.effects_most {
+        if reliable && self.holds_back(out) {
             return Sent::Full;
         }
         if !reliable && (out.batch.room() == 0 || self.window.room(now_ms) == 0) {

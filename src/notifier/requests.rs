@@ -74,6 +74,12 @@ impl Refusal {
 }
 
 impl Notifier {
+    /// Whether so much waits for the control thread that what can wait, messages of connections and NOTIFYs to them, shall: the
+    /// other half of the room is for requests by UDP, which would have to be refused.
+    pub fn holds_back(&self, out: &Outbox) -> bool {
+        out.effects.len() >= self.settings.effects_most.div_ceil(2)
+    }
+
     /// Takes one message that arrived on `flow`. A full batch drops a request by UDP, counted: the peer sends it again.
     pub fn receive(&mut self, now_ms: u64, flow: Flow, bytes: &[u8], out: &mut Outbox) {
         self.counters.received += 1;

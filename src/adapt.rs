@@ -1,6 +1,7 @@
 //! `fanfare adapt`: processes between the table and equipment that knows nothing of it. Joins what answers to a socket and to
 //! a subscriber. Knows nothing of the protocol.
 
+pub mod beside;
 mod dispatcher;
 mod dns;
 mod redirect;

@@ -1,6 +1,6 @@
 //! The whole node: binds, starts a thread for each shard and the control thread's runtime, and ends them in order.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -10,15 +10,14 @@ use hmac::{Hmac, KeyInit, Mac};
 use rand::RngExt;
 use sha2::Sha256;
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use crate::adapt::Ready;
+use crate::adapt::beside::Beside;
 use crate::cluster::member::Member;
 use crate::cluster::{self, Cluster};
 use crate::compositor::{Compositor, CompositorConfig, Now};
-use crate::config::{Adapter, ClusterConfig, Config, EngineConfig, EtcdConfig, GossipConfig};
+use crate::config::{ClusterConfig, Config, EngineConfig, EtcdConfig, GossipConfig};
 use crate::control::stream::Runtime;
 use crate::control::{Control, Parts};
 use crate::info::{self, Address, AddressTransport, Server, Status, View};
@@ -29,7 +28,7 @@ use crate::notifier::handle::HandleKey;
 use crate::notifier::settings::Settings;
 use crate::probe::Prober;
 use crate::shard::{FromShard, INBOX, Shard, ShardHandle, ToShard};
-use crate::tool::{self, ToolError};
+use crate::tool::ToolError;
 
 /// Messages that may wait for the control thread.
 const CONTROL_INBOX: usize = 4_096;
@@ -68,7 +67,7 @@ pub enum Error {
         source: std::io::Error,
     },
     #[error("adapter: {0}")]
-    Adapter(ToolError),
+    Adapter(#[from] ToolError),
     #[error("a shard ended before it began")]
     ShardLost,
 }
@@ -240,14 +239,12 @@ pub fn run(config: Config) -> Result<(), Error> {
         start,
     };
     let adapters = match addresses.first().filter(|_| !config.adapters.is_empty()) {
-        Some(first) => Some(adapt_beside(reached_here(*first), config.adapters.clone())?),
+        Some(first) => Some(Beside::start(*first, config.adapters.clone())?),
         None => None,
     };
     serve(parts, &config, kind, &addresses, gossip_address)?;
-    if let Some((stop, adapters)) = adapters {
-        drop(stop);
-        // They unsubscribe elsewhere, which takes 2 s at most.
-        let _ = adapters.join();
+    if let Some(adapters) = adapters {
+        adapters.end();
     }
     for thread in threads {
         // A shard that panicked has aborted the process.
@@ -295,64 +292,6 @@ fn serve(
         operation: "control thread",
         source,
     })
-}
-
-/// Where this machine reaches what listens there.
-fn reached_here(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
-}
-
-/// The adapters, on a thread of their own until the sender is gone. They subscribe like everybody, here first and where others are.
-fn adapt_beside(
-    node: SocketAddr,
-    adapters: Vec<Adapter>,
-) -> Result<(watch::Sender<()>, JoinHandle<()>), Error> {
-    let (opened_to, opened) = bounded(1);
-    let (stop, stopped) = watch::channel(());
-    let adapt = async move {
-        let mut ready = Vec::new();
-        for adapter in adapters {
-            match Ready::open(adapter).await {
-                Ok(adapter) => ready.push(adapter),
-                Err(error) => {
-                    return opened_to
-                        .send(Err(Error::Adapter(error)))
-                        .unwrap_or_default();
-                }
-            }
-        }
-        // Whoever waits for it lives as long as this process.
-        let _ = opened_to.send(Ok(()));
-        let mut running = JoinSet::new();
-        for adapter in ready {
-            let settings = adapter.beside(node);
-            let mut stopped = stopped.clone();
-            let stop = async move { drop(stopped.changed().await) };
-            running.spawn_local(adapter.run(settings, stop));
-        }
-        running.join_all().await;
-    };
-    let run = || {
-        let driven = tool::drive(async {
-            LocalSet::new().run_until(adapt).await;
-            Ok(())
-        });
-        if let Err(error) = driven {
-            warn!(%error, "no adapters");
-        }
-    };
-    let thread = std::thread::Builder::new().name("adapters".to_owned());
-    let thread = thread.spawn(run).map_err(|source| Error::System {
-        operation: "thread",
-        source,
-    })?;
-    opened.recv().map_err(|_| Error::ShardLost)??;
-    Ok((stop, thread))
 }
 
 fn compositor_config(config: &Config) -> CompositorConfig {

@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -70,20 +70,34 @@ impl Balancer {
         let wrong = || format!("{:?}\n{}", list(self.http), self.process.stderr());
         wait_until(&wrong, || {
             let list = list(self.http)?;
-            let is_there = |(id, is_active): &(&str, bool)| {
-                let of_it = |entry: &&Value| entry["ATTRS"]["DUID"] == *id;
-                let active = |entry: &Value| {
-                    entry["FLAGS"]
-                        .as_str()
-                        .is_some_and(|flags| flags.starts_with('A'))
-                };
-                list.iter()
-                    .find(of_it)
-                    .is_some_and(|entry| active(entry) == *is_active)
-            };
-            (list.len() == entries && servers.iter().all(is_there)).then_some(())
+            is_set(&list, servers, entries).then_some(())
         });
     }
+
+    /// Looks again and again for so long whether its set stays so.
+    pub fn keeps_set(&self, servers: &[(&str, bool)], entries: usize, time: Duration) {
+        let until = Instant::now() + time;
+        while Instant::now() < until {
+            let list = list(self.http).expect("Kamailio answers");
+            assert!(is_set(&list, servers, entries), "{list:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
+fn is_set(list: &[Value], servers: &[(&str, bool)], entries: usize) -> bool {
+    let is_there = |(id, is_active): &(&str, bool)| {
+        let of_it = |entry: &&Value| entry["ATTRS"]["DUID"] == *id;
+        let active = |entry: &Value| {
+            entry["FLAGS"]
+                .as_str()
+                .is_some_and(|flags| flags.starts_with('A'))
+        };
+        list.iter()
+            .find(of_it)
+            .is_some_and(|entry| active(entry) == *is_active)
+    };
+    list.len() == entries && servers.iter().all(is_there)
 }
 
 impl Drop for Balancer {

@@ -292,3 +292,25 @@ fn a_kamailio_that_was_away_is_set_straight_when_it_is_back() {
     let (status, log) = adapter.end();
     assert_eq!(status.code(), Some(0), "{log}");
 }
+
+#[test]
+fn a_notifier_that_begins_anew_does_not_empty_kamailio() {
+    let node = Node::start("n1", &[], &[]);
+    let sip = node.sip.to_string();
+    Publisher::new().publish(node.sip, "p1", 10, 600).tag();
+    let balancer = Balancer::start();
+    let rpc = balancer.rpc.to_string();
+    let _adapter = adapt("dispatcher", &node, &["--rpc", &rpc]);
+    balancer.await_set(&[("p1", true)], 1);
+    node.process.signal(Signal::TERM);
+    assert_eq!(node.process.end().0.code(), Some(0));
+    let node = Node::start("n1", &[], &["--listen", &sip]);
+    let body = "{\"domain\":\"example.com\",\"servers\":[{\"id\":\"p2\",\"status\":\"up\",\"services\":[\"proxy\"],\
+                \"addresses\":[{\"ip\":\"192.0.2.2\",\"port\":5070,\"transport\":\"tcp\"}]}]}";
+    Publisher::new().publish_body(node.sip, body).tag();
+    // What the table says of one that it knows is done; of the other it has not heard yet.
+    let both = [("p1", true), ("p2", true)];
+    balancer.await_set(&both, 2);
+    // It may change the list 1.1 s after it last did.
+    balancer.keeps_set(&both, 2, Duration::from_secs(3));
+}

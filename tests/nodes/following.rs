@@ -1,10 +1,11 @@
 //! Entities that are subscribed at several nodes: what they see while nodes die, end, come and lie; and what is picked.
 
+use std::collections::BTreeSet;
 use std::net::{SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use fanfare::info::Table;
+use fanfare::info::{Filter, Table};
 use fanfare::notifier::names::Target;
 use fanfare::subscriber::{Settings, Subscriber};
 use fanfare::subscription::Wish;
@@ -105,6 +106,29 @@ impl Caller {
 /// What a name leads to.
 type Places = [(Transport, SocketAddr)];
 
+/// Asks a name server for the servers of the domain, by NAPTR and SRV as RFC 3263 says, over UDP, until they are as wanted.
+async fn located_where(server: SocketAddr, wanted: impl Fn(&Places) -> bool) {
+    let resolver = fanfare::resolver::open(&[server]).expect("a resolver");
+    let target = Target {
+        host: "example.com".into(),
+        port: None,
+        transport: None,
+    };
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let found = fanfare::resolver::locate(&resolver, &target).await;
+        if wanted(&found.addresses) {
+            return;
+        }
+        assert!(Instant::now() < until, "{found:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+fn by_udp(at: &str) -> (Transport, SocketAddr) {
+    (Transport::Udp, at.parse().expect("an address"))
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_all().build().expect("a runtime")
@@ -146,6 +170,66 @@ fn with_two_notifiers_the_death_of_one_and_the_end_of_the_other_are_no_gap() {
         subscriber.succeeded(&picked.id);
         let again = subscriber.pick("proxy", Some("alice"));
         assert_eq!(again, Some(picked));
+        subscriber.stop().await;
+    });
+}
+
+#[test]
+fn who_asks_for_a_service_hears_of_nobody_else_and_hears_who_comes() {
+    let nodes = Node::farm(2);
+    let at = |id: &str, service: &str| {
+        format!(
+            "{{\"domain\":\"example.com\",\"servers\":[{{\"id\":\"{id}\",\"status\":\"up\",\"services\":[\"{service}\"],\
+             \"addresses\":[{{\"ip\":\"192.0.2.2\",\"port\":3478,\"transport\":\"udp\"}}]}}]}}"
+        )
+    };
+    let mut publisher = Publisher::new();
+    publisher
+        .publish_body(nodes[0].sip, &at("p1", "proxy"))
+        .tag();
+    publisher
+        .publish_body(nodes[0].sip, &at("t1", "turn"))
+        .tag();
+    let turn = Filter::new(vec!["turn".into()], vec![], vec![], None).expect("a filter");
+    runtime().block_on(async {
+        let subscriber = Subscriber::with(Settings {
+            via: nodes.iter().map(|node| node.sip).collect(),
+            transport: Transport::Udp,
+            wish: Wish {
+                domain: "example.com".to_owned(),
+                filter: Some(turn),
+                expires_s: 60,
+            },
+            notifiers: 2,
+        });
+        let only_turn = |view: &Table| {
+            assert_eq!(status(view, "p1"), None, "nobody asked for it");
+            assert_eq!(status(view, "p2"), None, "nobody asked for it");
+        };
+        view_where(&subscriber, |view| {
+            only_turn(view);
+            status(view, "t1") == Some("up")
+        })
+        .await;
+        let picked = subscriber.pick("turn", None).expect("one offers it");
+        assert_eq!(&*picked.id, "t1");
+        assert_eq!(subscriber.pick("proxy", None), None);
+        publisher
+            .publish_body(nodes[1].sip, &at("p2", "proxy"))
+            .tag();
+        publisher
+            .publish_body(nodes[1].sip, &at("t2", "turn"))
+            .tag();
+        view_where(&subscriber, |view| {
+            only_turn(view);
+            status(view, "t2") == Some("up")
+        })
+        .await;
+        let picked: BTreeSet<String> = (0..100)
+            .filter_map(|_| subscriber.pick("turn", None))
+            .map(|server| server.id.to_string())
+            .collect();
+        assert_eq!(picked, ["t1", "t2"].map(str::to_owned).into());
         subscriber.stop().await;
     });
 }
@@ -311,30 +395,12 @@ fn a_resolver_finds_the_servers_that_live_and_the_dead_one_is_gone_at_once() {
         .and_then(|at| at.parse().ok())
         .expect("it says where it is");
     runtime().block_on(async {
-        let resolver = fanfare::resolver::open(&[server]).expect("a resolver");
-        let target = Target {
-            host: "example.com".into(),
-            port: None,
-            transport: None,
-        };
-        let udp = |text: &str| (Transport::Udp, text.parse().expect("an address"));
-        let (one, other) = (udp("192.0.2.1:5060"), udp("192.0.2.2:5070"));
-        let found_where = async |wanted: &dyn Fn(&Places) -> bool| {
-            let until = Instant::now() + PATIENCE;
-            loop {
-                // By NAPTR and SRV, as RFC 3263 says, over UDP.
-                let found = fanfare::resolver::locate(&resolver, &target).await;
-                if wanted(&found.addresses) {
-                    return;
-                }
-                assert!(Instant::now() < until, "{found:?}");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
-        found_where(&|found| found.contains(&one) && found.contains(&other)).await;
+        let (one, other) = (by_udp("192.0.2.1:5060"), by_udp("192.0.2.2:5070"));
+        let has_both = |found: &Places| found.contains(&one) && found.contains(&other);
+        located_where(server, has_both).await;
         // Its lease runs out soon.
         publisher.refresh(nodes[0].sip, &second, 2).tag();
-        found_where(&|found| found == [one]).await;
+        located_where(server, |found| found == [one]).await;
     });
     adapter.signal(Signal::TERM);
     assert_eq!(adapter.end().0.code(), Some(0));
@@ -361,28 +427,8 @@ fn a_node_adapts_by_itself_as_its_file_says() {
     Publisher::new().publish(node.sip, "p1", 10, 600).tag();
     Caller::new(at("redirect"))
         .invite_until(&|answer| answer.contains("Contact: <sip:bob@192.0.2.1:5060>;q=1.0\r\n"));
-    let server: SocketAddr = at("dns");
-    runtime().block_on(async {
-        let resolver = fanfare::resolver::open(&[server]).expect("a resolver");
-        let target = Target {
-            host: "example.com".into(),
-            port: None,
-            transport: None,
-        };
-        let until = Instant::now() + PATIENCE;
-        let p1 = (
-            Transport::Udp,
-            "192.0.2.1:5060".parse().expect("an address"),
-        );
-        while !fanfare::resolver::locate(&resolver, &target)
-            .await
-            .addresses
-            .contains(&p1)
-        {
-            assert!(Instant::now() < until);
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    });
+    let p1 = by_udp("192.0.2.1:5060");
+    runtime().block_on(located_where(at("dns"), |found| found.contains(&p1)));
     // Nothing listens there, and the node goes on.
     node.await_log("trying until it works");
     // What another has cannot be had.
@@ -398,4 +444,17 @@ fn a_node_adapts_by_itself_as_its_file_says() {
         log.contains(&format!("fanfare: adapter: --listen {taken}: ")),
         "{log}"
     );
+    // They find another node by themselves, and leave nothing there when theirs ends.
+    let other = Node::start("n2", &[node.gossip], &[]);
+    let subscribed = |count: u64| {
+        let until = Instant::now() + PATIENCE;
+        while other.counter("live") != count {
+            assert!(Instant::now() < until, "{}", other.process.log());
+        }
+    };
+    subscribed(3);
+    node.process.signal(Signal::TERM);
+    let (status, log) = node.process.end();
+    assert_eq!(status.code(), Some(0), "{log}");
+    subscribed(0);
 }

@@ -80,6 +80,11 @@ impl Subscription {
 
     fn take(&mut self, now_ms: u64, notify: Notify) {
         self.events.push_back(Event::Notified);
+        // RFC 6665 4.1.2.4: a NOTIFY may come before the answer to its SUBSCRIBE. Who notifies is not silent; were it called
+        // so, the late answer would restore it, and what it is waited for then has come already.
+        if let Some(asked) = &mut self.asked {
+            asked.silent_ms = None;
+        }
         let applied = notify.document.map(|document| {
             if self.is_ours(&document) {
                 self.table.apply(document)

@@ -345,6 +345,22 @@ fn silence_is_reported_once_and_a_new_dialog_is_tried_until_it_ends() {
 }
 
 #[test]
+fn who_notifies_is_not_silent_however_late_its_answer_is() {
+    let (mut world, subscribe) = World::begin(wish(100));
+    let body = full(1, 1, &["a"]);
+    assert_eq!(
+        world.notify(10, "active;expires=100", Some(&body)),
+        Some(200)
+    );
+    let mut now_ms = 0;
+    while now_ms < 20_000 {
+        now_ms = world.pass();
+    }
+    world.answer(now_ms, &subscribe, 200, &[("Expires", "100")]);
+    assert_eq!(world.events(), [Event::Notified, Event::View]);
+}
+
+#[test]
 fn a_2xx_without_notify_fails_with_timer_n() {
     let (mut world, subscribe) = World::begin(wish(100));
     world.answer(10, &subscribe, 200, &[("Expires", "100")]);

@@ -158,6 +158,7 @@ impl Ready {
     pub fn beside(&self, node: SocketAddr) -> Settings {
         Settings {
             via: vec![node],
+            source: None,
             transport: Transport::Udp,
             wish: Wish {
                 domain: self.domain.to_string(),

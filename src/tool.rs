@@ -170,6 +170,7 @@ impl Source {
         let transport = Transport::from(self.transport);
         Ok(Settings {
             via: notifiers("--via", &self.via, transport).await?,
+            source: None,
             transport,
             wish: Wish {
                 domain: self.domain.clone(),

@@ -3,7 +3,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -127,10 +127,18 @@ fn unix_ms() -> u64 {
     since.unwrap_or_default().as_millis() as u64
 }
 
+/// Each speaks from a loopback address of its own: one address has 28,232 ports by default, fewer than 10,000 entities
+/// want while some of their notifiers die.
+fn own_address(entity: usize) -> IpAddr {
+    let [.., high, low] = entity.to_be_bytes();
+    Ipv4Addr::new(127, 1, high, low).into()
+}
+
 /// Begins one entity after the other.
 async fn begin(arguments: Arguments, crowd: Shared) {
     let settings = Settings {
         via: arguments.via,
+        source: None,
         transport: Transport::Udp,
         wish: Wish {
             domain: arguments.domain,
@@ -146,7 +154,11 @@ async fn begin(arguments: Arguments, crowd: Shared) {
         let due = (CALL_EVERY.as_millis() as u64 * BEGIN_PER_S / 1_000) as usize;
         let until = (begun + due).min(arguments.number);
         for entity in begun..until {
-            spawn_local(follow(settings.clone(), entity, Rc::clone(&crowd)));
+            let settings = Settings {
+                source: Some(own_address(entity)),
+                ..settings.clone()
+            };
+            spawn_local(follow(settings, entity, Rc::clone(&crowd)));
         }
         begun = until;
     }

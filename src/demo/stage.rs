@@ -387,6 +387,7 @@ async fn follow(via: Vec<SocketAddr>, table: Rc<RefCell<Arc<Table>>>) {
     let mut follower = Follower::new(Settings {
         notifiers: via.len(),
         via,
+        source: None,
         transport: Transport::Udp,
         wish: Wish {
             domain: DOMAIN.to_owned(),

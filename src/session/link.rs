@@ -2,11 +2,11 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
 use tokio::io::Interest;
-use tokio::net::{TcpStream, UdpSocket};
+use tokio::net::{TcpSocket, TcpStream, UdpSocket};
 use tokio::task::coop::consume_budget;
 use tokio::time::timeout;
 
@@ -28,6 +28,8 @@ const DATAGRAM_MOST: usize = 65_535;
 /// The way to one peer.
 #[derive(Debug)]
 pub struct Link {
+    /// The address to speak from; `None`: whichever leads to the peer.
+    source: Option<IpAddr>,
     peer: SocketAddr,
     local: SocketAddr,
     way: Way,
@@ -59,7 +61,20 @@ pub fn resolve(text: &str) -> io::Result<SocketAddr> {
 impl Link {
     /// Over UDP the socket is bound to the address that the peer reaches us at. A TCP connection is made by `connect`.
     pub async fn open(peer: SocketAddr, transport: Transport) -> io::Result<Link> {
-        let local = SocketAddr::new(source_towards(peer)?, 0);
+        Link::open_from(None, peer, transport).await
+    }
+
+    /// The same from an address of this machine, if it is of the peer's family.
+    pub async fn open_from(
+        source: Option<IpAddr>,
+        peer: SocketAddr,
+        transport: Transport,
+    ) -> io::Result<Link> {
+        let ip = match source.filter(|ip| ip.is_ipv4() == peer.is_ipv4()) {
+            Some(ip) => ip,
+            None => source_towards(peer)?,
+        };
+        let local = SocketAddr::new(ip, 0);
         let (local, way) = match transport {
             Transport::Udp => {
                 let socket = UdpSocket::bind(local).await?;
@@ -76,7 +91,12 @@ impl Link {
                 )
             }
         };
-        Ok(Link { peer, local, way })
+        Ok(Link {
+            source,
+            peer,
+            local,
+            way,
+        })
     }
 
     pub fn peer(&self) -> SocketAddr {
@@ -104,7 +124,7 @@ impl Link {
         if is_same_socket {
             self.peer = peer;
         } else {
-            *self = Link::open(peer, transport).await?;
+            *self = Link::open_from(self.source, peer, transport).await?;
         }
         Ok(())
     }
@@ -119,7 +139,21 @@ impl Link {
             return Ok(());
         };
         inbox.clear();
-        let connection = timeout(within.min(STALL), TcpStream::connect(self.peer)).await??;
+        let (source, peer) = (self.source, self.peer);
+        let connect = async {
+            match source.filter(|ip| ip.is_ipv4() == peer.is_ipv4()) {
+                None => TcpStream::connect(peer).await,
+                Some(ip) => {
+                    let socket = match ip {
+                        IpAddr::V4(_) => TcpSocket::new_v4()?,
+                        IpAddr::V6(_) => TcpSocket::new_v6()?,
+                    };
+                    socket.bind(SocketAddr::new(ip, 0))?;
+                    socket.connect(peer).await
+                }
+            }
+        };
+        let connection = timeout(within.min(STALL), connect).await??;
         connection.set_nodelay(true)?;
         self.local = connection.local_addr()?;
         *stream = Some(connection);
@@ -217,6 +251,7 @@ async fn read_message(stream: &TcpStream, inbox: &mut Vec<u8>) -> io::Result<Vec
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpListener;
 
     #[test]
     fn a_peer_without_port_is_at_5060() {
@@ -230,5 +265,36 @@ mod tests {
             Some("[2001:db8::1]:5070")
         );
         assert_eq!(at("192.0.2.1:99999"), None);
+    }
+
+    /// Whom the peer sees when this source is asked for.
+    async fn seen(source: [u8; 4], transport: Transport) -> IpAddr {
+        let here = "127.0.0.1:0";
+        let (udp, tcp) = (UdpSocket::bind(here).await, TcpListener::bind(here).await);
+        let (udp, tcp) = (udp.unwrap(), tcp.unwrap());
+        let peer = match transport {
+            Transport::Udp => udp.local_addr(),
+            Transport::Tcp => tcp.local_addr(),
+        };
+        let source = Some(source.into());
+        let mut link = Link::open_from(source, peer.unwrap(), transport)
+            .await
+            .unwrap();
+        link.connect(Duration::from_secs(60)).await.unwrap();
+        link.send(None, b"x").await.unwrap();
+        let from = match transport {
+            Transport::Udp => udp.recv_from(&mut [0; 9]).await.unwrap().1,
+            Transport::Tcp => tcp.accept().await.unwrap().1,
+        };
+        assert_eq!(link.local().address, from);
+        from.ip()
+    }
+
+    #[tokio::test]
+    async fn it_speaks_from_the_address_that_was_asked_for() {
+        for transport in [Transport::Udp, Transport::Tcp] {
+            let source = [127, 1, 2, 3];
+            assert_eq!(seen(source, transport).await, IpAddr::from(source));
+        }
     }
 }

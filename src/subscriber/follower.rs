@@ -1,7 +1,7 @@
 //! Follows a table at several notifiers: a task with a socket for each subscription that the roster wants. Knows no SIP.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +25,8 @@ const HEARD: usize = 64;
 pub struct Settings {
     /// Notifiers to begin with, at least one; others are found in the table.
     pub via: Vec<SocketAddr>,
+    /// The address of this machine to speak from to notifiers of its family; `None`: whichever leads there.
+    pub source: Option<IpAddr>,
     pub transport: Transport,
     pub wish: Wish,
     /// How many notifiers to be subscribed at, as far as there are so many.
@@ -206,11 +208,12 @@ impl Follower {
         let (end, owner) = oneshot::channel();
         let end = Some(end);
         self.places.insert(number, Place { at, end });
-        let (transport, wish) = (self.settings.transport, self.settings.wish.clone());
+        let (source, transport) = (self.settings.source, self.settings.transport);
+        let wish = self.settings.wish.clone();
         let chance = Chance::new(self.chance.within(0..u64::MAX));
         let to = self.to.clone();
         self.tasks.spawn(async move {
-            let loss = match Link::open(at, transport).await {
+            let loss = match Link::open_from(source, at, transport).await {
                 Ok(link) => {
                     let subscription = Subscription::new(wish, link.local(), chance);
                     follow(Session::owned(subscription, link, owner), number, &to).await

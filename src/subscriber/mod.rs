@@ -67,6 +67,7 @@ impl Subscriber {
         Subscriber::with(Settings {
             notifiers: notifiers.len().max(2),
             via: notifiers,
+            source: None,
             transport: Transport::Udp,
             wish,
         })

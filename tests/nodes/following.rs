@@ -194,6 +194,7 @@ fn who_asks_for_a_service_hears_of_nobody_else_and_hears_who_comes() {
     runtime().block_on(async {
         let subscriber = Subscriber::with(Settings {
             via: nodes.iter().map(|node| node.sip).collect(),
+            source: None,
             transport: Transport::Udp,
             wish: Wish {
                 domain: "example.com".to_owned(),
@@ -321,6 +322,7 @@ fn a_notifier_that_lies_is_left_for_another() {
         // It knows of nobody else until the liar has named a node.
         let subscriber = Subscriber::with(Settings {
             via: vec![liar.address],
+            source: None,
             transport: Transport::Udp,
             wish: Wish {
                 domain: "example.com".to_owned(),

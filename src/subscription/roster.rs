@@ -352,9 +352,15 @@ impl Roster {
     /// What others say of a notifier that is subscribed: one that is dead will not say so, and one that drains wants its
     /// subscribers elsewhere.
     fn look_at_notifiers(&mut self) {
-        let unfit = self.shown(|status| *status != Status::Up);
+        let (up, unfit) = (
+            self.shown(|status| *status == Status::Up),
+            self.shown(|status| *status != Status::Up),
+        );
         for member in &mut self.members {
-            member.is_leaving = unfit.iter().any(|shown| shown.places.contains(&member.at));
+            let is_among =
+                |all: &[Shown]| all.iter().any(|shown| shown.places.contains(&member.at));
+            // Who drains is shown no more once it has ended, and its last NOTIFY may be lost.
+            member.is_leaving = is_among(&unfit) || (member.is_leaving && !is_among(&up));
         }
     }
 

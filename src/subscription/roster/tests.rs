@@ -171,6 +171,24 @@ fn one_that_the_other_calls_dead_or_that_drains_is_replaced_and_heard_until_then
 }
 
 #[test]
+fn one_that_drained_and_is_gone_counts_no_more_though_its_last_word_was_lost() {
+    let mut world = World::new(&[1, 2], 2);
+    for by in [1, 2] {
+        world.tell(by, &[(1, "draining"), (2, "up")], 7, false);
+    }
+    assert_eq!(world.roster.relied_on().collect::<Vec<_>>(), [at(2)]);
+    for by in [1, 2] {
+        world.tell(by, &[(2, "up")], 7, false);
+    }
+    assert_eq!(world.roster.relied_on().collect::<Vec<_>>(), [at(2)]);
+    // Until it is shown again.
+    for by in [1, 2] {
+        world.tell(by, &[(1, "up"), (2, "up")], 7, false);
+    }
+    assert_eq!(world.roster.relied_on().count(), 2);
+}
+
+#[test]
 fn who_is_alone_keeps_the_last_good_table_and_asks_whom_it_knows() {
     let mut world = World::new(&[1], 1);
     world.tell(1, &[(1, "up"), (2, "up")], 7, false);

@@ -47,7 +47,7 @@ counters! {
     cluster_bytes,
     /// Datagrams from networks that may not speak to this node.
     cluster_strangers,
-    /// Datagrams of another cluster.
+    /// Datagrams of another cluster, and starts at which etcd had nobody of this one, but keys of another.
     cluster_wrong_id,
     /// Datagrams whose check was wrong.
     cluster_forged,

@@ -184,6 +184,10 @@ fn values_that_are_no_records_other_clusters_and_twins_do_no_harm() {
     for id in ["p2", "p3", "p4", "n2"] {
         assert_eq!(view.status(id), None, "{id}");
     }
+    // Nobody of its own is there, and others are: that may be a mistake.
+    stranger.await_log("there are keys of another");
+    stranger.await_count("cluster_wrong_id");
+    assert_eq!(node.counter("cluster_wrong_id"), 0);
     node.await_log("value in etcd refused");
     node.await_count("cluster_malformed");
     let twin = etcd.node("n1", &[]);

@@ -60,8 +60,13 @@ pub struct Settings {
 enum Done {
     Write(Write, Result<Set, StoreError>),
     Ask(Result<Option<KeyValue>, StoreError>),
+    /// A key of another cluster.
+    Beside(Option<String>),
     Delete,
 }
+
+/// What all clusters' keys begin with.
+const CLUSTERS: &str = "/fanfare/";
 
 /// Where things stand in the store.
 #[derive(Debug, Clone)]
@@ -74,7 +79,7 @@ struct Keys {
 
 impl Keys {
     fn of(cluster_id: &str) -> Self {
-        let all = format!("/fanfare/{cluster_id}/");
+        let all = format!("{CLUSTERS}{cluster_id}/");
         Keys {
             servers: format!("{all}servers/"),
             nodes: format!("{all}nodes/"),
@@ -279,6 +284,9 @@ impl Engine<'_> {
                 self.read(all).await;
                 info!(revision, others = self.others.len(), "etcd is read");
                 self.follows = true;
+                if !self.was_synced && self.others.is_empty() {
+                    self.look_beside();
+                }
                 self.find_back().await;
             }
             News::Following(changes) => {
@@ -334,6 +342,16 @@ impl Engine<'_> {
                 }
             }
         }
+    }
+
+    /// A node that finds nobody may have been given the id of another cluster than was meant.
+    fn look_beside(&mut self) {
+        let (store, ours) = (Arc::clone(&self.store), self.keys.all.clone());
+        self.work.spawn(async move {
+            // Who may not read other clusters' keys is told nothing of them.
+            let found = store.beside(CLUSTERS, &ours).await;
+            Done::Beside(found.ok().flatten())
+        });
     }
 
     async fn lose(&mut self, error: &StoreError) {
@@ -488,8 +506,19 @@ impl Engine<'_> {
                 let records = self.see(&there).map(|(record, _)| record);
                 self.learn(records.into_iter().collect()).await;
             }
+            Done::Beside(Some(key)) => {
+                let other = key
+                    .strip_prefix(CLUSTERS)
+                    .and_then(|key| key.split('/').next());
+                self.counters.lock().cluster_wrong_id += 1;
+                warn!(
+                    cluster_id = self.settings.cluster_id,
+                    other,
+                    "no other node in etcd has this node's cluster id, and there are keys of another's"
+                );
+            }
             // Who asked does not wait for long.
-            Done::Ask(Ok(None) | Err(_)) | Done::Delete => {}
+            Done::Ask(Ok(None) | Err(_)) | Done::Beside(None) | Done::Delete => {}
         }
     }
 

@@ -374,6 +374,19 @@ impl Store {
         }
     }
 
+    /// The first key that begins with `prefix` and not with `ours`, which begins so too.
+    pub async fn beside(&self, prefix: &str, ours: &str) -> Result<Option<String>, StoreError> {
+        let (from, to) = (bytes(prefix), end_of(prefix));
+        for (from, to) in [(from, bytes(ours)), (end_of(ours), to)] {
+            let body = json!({ "key": from, "range_end": to, "limit": "1", "keys_only": true });
+            let range: Range = self.call("kv/range", body).await?;
+            if let Some(found) = range.kvs.into_iter().next() {
+                return Ok(Some(found.key));
+            }
+        }
+        Ok(None)
+    }
+
     pub async fn get(&self, key: &str) -> Result<Option<KeyValue>, StoreError> {
         let range: Range = self.call("kv/range", json!({ "key": bytes(key) })).await?;
         Ok(range.kvs.into_iter().next())

@@ -48,7 +48,7 @@ impl Node {
         let mut flags = vec![
             "serve", "--node", &name, "--listen", here, "--gossip", here, "--shards", "1",
         ];
-        flags.extend(["--drain-time", "2s"]);
+        flags.extend(["--drain-time", "4s"]);
         let join = join.map(|seed| seed.to_string());
         if let Some(seed) = &join {
             flags.extend(["--join", seed]);

@@ -15,6 +15,9 @@ use crate::wire::Transport;
 
 /// Contacts of a 302.
 const CONTACTS_MOST: usize = 8;
+/// This part of a drain passes before anybody is let go: who sees in the table that this node drains has another
+/// subscription by then, and misses nothing.
+const LEAVING_PART: u64 = 4;
 
 /// Another notifier that is alive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,6 +29,7 @@ pub struct Other {
 #[derive(Debug)]
 pub(super) struct Drain {
     others: Vec<Other>,
+    /// From when on subscriptions are let go, and over which time.
     begun_ms: u64,
     over_ms: u64,
     /// The first slot that has not been told, and the end of those that are.
@@ -54,12 +58,14 @@ impl Drain {
 impl Notifier {
     /// Begins the end: every subscription gets a NOTIFY `terminated`, and new ones are refused. Where there are other
     /// notifiers the reason is `deactivated` (RFC 6665 4.1.3: "the subscriber SHOULD retry immediately with a new
-    /// subscription"), spread over `over_ms`; else `probation` with a random time of 2 to 10 s, at once.
+    /// subscription"), spread over the last three quarters of `over_ms`; else `probation` with a random time of 2 to 10 s, at once.
     pub fn drain(&mut self, now_ms: u64, others: Vec<Other>, over_ms: u64) {
+        let over_ms = if others.is_empty() { 0 } else { over_ms };
+        let leaving_ms = over_ms / LEAVING_PART;
         self.draining = Some(Drain {
-            over_ms: if others.is_empty() { 0 } else { over_ms },
+            over_ms: over_ms - leaving_ms,
             others,
-            begun_ms: now_ms,
+            begun_ms: now_ms + leaving_ms,
             next: 0,
             end: self.slots.end(),
         });

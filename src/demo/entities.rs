@@ -19,7 +19,7 @@ use super::report::{Report, Seen};
 use crate::client::Chance;
 use crate::info::Table;
 use crate::session::{self, Signals};
-use crate::subscriber::{Follower, Settings};
+use crate::subscriber::{Follower, News, Settings};
 use crate::subscription::{Picker, Wish, Work};
 use crate::tool::{ToolError, say};
 use crate::wire::Transport;
@@ -169,19 +169,23 @@ async fn follow(settings: Settings, entity: usize, crowd: Shared) {
     let want = settings.notifiers;
     let mut follower = Follower::new(settings);
     let mut seen = Seen::default();
-    while follower.next().await.is_some() {
+    while let Some(news) = follower.next().await {
         let now_ms = unix_ms();
         let mut crowd = crowd.borrow_mut();
-        let table = follower.table();
-        if !Arc::ptr_eq(&crowd.entities[entity].table, table) {
-            crowd.entities[entity].table = Arc::clone(table);
-            crowd.report.shown(&mut seen, table, now_ms);
+        match news {
+            News::View => {
+                let table = follower.table();
+                crowd.entities[entity].table = Arc::clone(table);
+                crowd.report.shown(&mut seen, table, now_ms);
+            }
+            News::Moved => {
+                let relying = follower.relied_on().collect();
+                let heard = follower.heard().count();
+                let report = &mut crowd.report;
+                report.follows(&mut seen, heard, relying, want, now_ms);
+            }
+            _ => {}
         }
-        let relying = follower.relied_on().collect();
-        let heard = follower.heard().count();
-        crowd
-            .report
-            .follows(&mut seen, heard, relying, want, now_ms);
     }
 }
 

@@ -233,7 +233,10 @@ impl Follower {
             debug!(notifier = %at, number, ?heard, "heard");
         }
         let (is_view, news) = match heard {
-            Heard::View(table) => (self.roster.told(now_ms, number, table), None),
+            Heard::View(table) => {
+                let is_view = self.roster.told(now_ms, number, table);
+                (is_view, Some(News::Notified(at)))
+            }
             Heard::Notified => (false, Some(News::Notified(at))),
             Heard::Failing(trouble) => {
                 let is_view = self.roster.fails(now_ms, number);

@@ -46,9 +46,9 @@ pub struct Wish {
 /// What happened, for the user to hear.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// The table is another: see [`Subscription::table`].
+    /// A NOTIFY was taken, and the table is another: see [`Subscription::table`].
     View,
-    /// A NOTIFY was taken, whatever it said.
+    /// A NOTIFY was taken, and the table is as it was.
     Notified,
     /// The first of a row of failures; attempts go on.
     Failing(Trouble),

@@ -295,6 +295,9 @@ impl Roster {
             member.serves() && kept <= self.want
         });
         self.members = stay;
+        if go.is_empty() {
+            return is_news;
+        }
         for Member {
             number,
             standing,

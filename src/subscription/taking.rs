@@ -79,7 +79,6 @@ impl Subscription {
     }
 
     fn take(&mut self, now_ms: u64, notify: Notify) {
-        self.events.push_back(Event::Notified);
         // RFC 6665 4.1.2.4: a NOTIFY may come before the answer to its SUBSCRIBE. Who notifies is not silent; were it called
         // so, the late answer would restore it, and what it is waited for then has come already.
         if let Some(asked) = &mut self.asked {
@@ -92,11 +91,16 @@ impl Subscription {
                 Applied::Gap
             }
         });
+        let mut is_shown = false;
         if matches!(applied, Some(Applied::Changed | Applied::Unchanged)) {
             self.backoff.reset();
             self.nonsense = 0;
-            self.show();
+            is_shown = self.show();
         }
+        self.events.push_back(match is_shown {
+            true => Event::View,
+            false => Event::Notified,
+        });
         match applied {
             Some(Applied::Gap) => {
                 self.doubt("of another domain, or does not follow on what it said")
@@ -118,17 +122,16 @@ impl Subscription {
         }
     }
 
-    /// Tells of a view that was not told of.
-    fn show(&mut self) {
+    /// Whether there is a view that was not told of.
+    fn show(&mut self) -> bool {
         let view = self
             .table
             .notifier()
             .map(str::to_owned)
             .zip(self.table.view());
-        if self.shown != view {
-            self.shown = view;
-            self.events.push_back(Event::View);
-        }
+        let is_new = self.shown != view;
+        self.shown = view;
+        is_new
     }
 
     /// RFC 6665 4.1.3: the notifier's `expires` counts.

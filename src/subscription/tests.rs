@@ -56,7 +56,7 @@ impl World {
             Some(200)
         );
         let events = world.events();
-        assert_eq!(events, [Event::Notified, Event::View]);
+        assert_eq!(events, [Event::View]);
         world
     }
 
@@ -208,7 +208,7 @@ fn a_notify_may_come_before_the_2xx() {
         world.notify(5, "active;expires=100", Some(&full(1, 1, &["a"]))),
         Some(200)
     );
-    assert_eq!(world.events(), [Event::Notified, Event::View]);
+    assert_eq!(world.events(), [Event::View]);
     world.answer(10, &subscribe, 200, &[("Expires", "100")]);
     assert_eq!(
         world.notify(20, "active;expires=100", Some(&partial(2, 1, 2, &["b"]))),
@@ -227,7 +227,7 @@ fn a_repeated_notify_is_answered_again_and_applied_once() {
     );
     let again = world.text("active;expires=90", Some(&body));
     assert_eq!(world.give(20, &again), Some(200));
-    assert_eq!(world.events(), [Event::Notified, Event::View]);
+    assert_eq!(world.events(), [Event::View]);
     world.cseq -= 1;
     let older = world.text("active;expires=90", Some(&full(1, 1, &[])));
     assert_eq!(world.give(30, &older), Some(500));
@@ -338,10 +338,7 @@ fn silence_is_reported_once_and_a_new_dialog_is_tried_until_it_ends() {
         world.notify(now_ms, "active;expires=100", Some(&full(1, 1, &["a"]))),
         Some(200)
     );
-    assert_eq!(
-        world.events(),
-        [Event::Notified, Event::View, Event::Restored]
-    );
+    assert_eq!(world.events(), [Event::View, Event::Restored]);
 }
 
 #[test]
@@ -357,7 +354,7 @@ fn who_notifies_is_not_silent_however_late_its_answer_is() {
         now_ms = world.pass();
     }
     world.answer(now_ms, &subscribe, 200, &[("Expires", "100")]);
-    assert_eq!(world.events(), [Event::Notified, Event::View]);
+    assert_eq!(world.events(), [Event::View]);
 }
 
 #[test]
@@ -503,7 +500,7 @@ fn a_fetch_ends_when_the_whole_table_is_there() {
         world.notify(2, "terminated;reason=timeout", Some(&part(2, 2, "b"))),
         Some(200)
     );
-    assert_eq!(world.events(), [Event::Notified, Event::View, Event::Over]);
+    assert_eq!(world.events(), [Event::View, Event::Over]);
     assert_eq!(world.ids(), ["a", "b"]);
 }
 

@@ -3,6 +3,9 @@
 # What the measuring scripts share; sourced, from the root of the repository. Servers run on core 0, loadgen on core 1.
 # After a start_ function: server is the process to end, address where it listens.
 
+# shellcheck source=scripts/lib/packages.sh
+. scripts/lib/packages.sh
+
 server='' address='' log=''
 trap 'stop' EXIT
 
@@ -20,20 +23,6 @@ new_folder() {
         echo "command    $3"
         scripts/machine
     } >"$folder/machine.txt"
-}
-
-# need PROGRAM PACKAGE ...: installs from Debian's packages what is not there.
-need() {
-    local missing=() root=()
-    while [ $# -gt 0 ]; do
-        command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || missing+=("$2")
-        shift 2
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    echo "installing ${missing[*]}" >&2
-    [ "$(id -u)" -eq 0 ] || root=(sudo)
-    "${root[@]}" apt-get update -qq
-    "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 # A port that nobody has, by UDP or TCP, at this moment.

@@ -1,5 +1,6 @@
-//! Kamailio as a load balancer whose destinations come by its RPC. Knows no table.
+//! Kamailio as a load balancer whose destinations come by its RPC, or are in a list and probed by itself. Knows no table.
 
+use std::fs;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Command, Stdio};
@@ -11,8 +12,13 @@ use tempfile::TempDir;
 
 use crate::support::{PATIENCE, Process, free_port, wait_until};
 
+/// Its file of destinations, where it has one.
+const LIST: &str = "dispatcher.list";
 /// How often other ports are tried where somebody else took those that were free.
 const PORT_TRIES: usize = 5;
+
+/// A server: id, weight, address.
+pub type Destination<'a> = (&'a str, u16, SocketAddr);
 
 pub struct Balancer {
     process: Process,
@@ -21,14 +27,32 @@ pub struct Balancer {
     /// Where its RPC is.
     pub rpc: String,
     directory: TempDir,
+    probing: Option<Duration>,
 }
 
 impl Balancer {
     pub fn start() -> Balancer {
+        Balancer::start_with(None)
+    }
+
+    /// One that asks these servers by OPTIONS every so many seconds whether they live.
+    pub fn start_probing(servers: &[Destination<'_>], every: Duration) -> Balancer {
+        Balancer::start_with(Some((servers, every)))
+    }
+
+    fn start_with(probed: Option<(&[Destination<'_>], Duration)>) -> Balancer {
         for _ in 0..PORT_TRIES {
             let [sip, http] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
             let directory = tempfile::tempdir().expect("a temporary directory");
-            let process = run(sip, http, &directory);
+            if let Some((servers, _)) = probed {
+                let line = |(id, weight, at): &Destination<'_>| {
+                    format!("1 sip:{at} 0 0 duid={id};rweight={weight}\n")
+                };
+                let list: String = servers.iter().map(line).collect();
+                fs::write(directory.path().join(LIST), list).expect("a file of destinations");
+            }
+            let probing = probed.map(|(_, every)| every);
+            let process = run(sip, http, &directory, probing);
             let rpc = format!("http://{http}/RPC");
             let mut balancer = Balancer {
                 process,
@@ -36,6 +60,7 @@ impl Balancer {
                 http,
                 rpc,
                 directory,
+                probing,
             };
             if balancer.is_up() {
                 return balancer;
@@ -61,7 +86,7 @@ impl Balancer {
 
     /// Where it was before.
     pub fn start_again(&mut self) {
-        self.process = run(self.sip, self.http, &self.directory);
+        self.process = run(self.sip, self.http, &self.directory, self.probing);
         assert!(self.is_up(), "{}", self.process.stderr());
     }
 
@@ -82,6 +107,12 @@ impl Balancer {
             assert!(is_set(&list, servers, entries), "{list:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
+    }
+
+    /// Requests of its own so far: the OPTIONS, those repeated not counted.
+    pub fn requests(&self) -> u64 {
+        let answer = ask(self.http, "tm.stats").expect("Kamailio answers");
+        answer["total_local"].as_u64().expect("a count")
     }
 }
 
@@ -109,7 +140,12 @@ impl Drop for Balancer {
     }
 }
 
-fn run(sip: SocketAddr, http: SocketAddr, directory: &TempDir) -> Process {
+fn run(
+    sip: SocketAddr,
+    http: SocketAddr,
+    directory: &TempDir,
+    probing: Option<Duration>,
+) -> Process {
     let path = directory.path();
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/failover/kamailio.cfg");
     let mut command = Command::new("kamailio");
@@ -123,27 +159,38 @@ fn run(sip: SocketAddr, http: SocketAddr, directory: &TempDir) -> Process {
         .arg("-P")
         .arg(path.join("pid"))
         .stdout(Stdio::null());
+    if let Some(every) = probing {
+        let list = path.join(LIST);
+        command
+            .args(["-A", &format!("PROBE_EVERY={}", every.as_secs())])
+            .args(["-A", &format!("LIST=\"{}\"", list.display())]);
+    }
     Process::start(&mut command, "kamailio")
 }
 
 /// The destinations that it has; `None`: it does not answer.
 fn list(http: SocketAddr) -> Option<Vec<Value>> {
-    let mut stream = TcpStream::connect(http).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
-    let body = r#"{"jsonrpc":"2.0","method":"dispatcher.list","params":[],"id":1}"#;
-    let request = format!(
-        "POST /RPC HTTP/1.1\r\nHost: {http}\r\nContent-Length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    stream.write_all(request.as_bytes()).ok()?;
-    let answer = whole_answer(&mut stream)?;
-    let Some(records) = answer["result"]["RECORDS"].as_array() else {
+    let result = ask(http, "dispatcher.list")?;
+    let Some(records) = result["RECORDS"].as_array() else {
         return Some(Vec::new());
     };
     let targets = records
         .iter()
         .flat_map(|record| record["SET"]["TARGETS"].as_array().into_iter().flatten());
     Some(targets.map(|target| target["DEST"].clone()).collect())
+}
+
+/// The result of a method without parameters; `None`: it does not answer.
+fn ask(http: SocketAddr, method: &str) -> Option<Value> {
+    let mut stream = TcpStream::connect(http).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
+    let body = format!("{{\"jsonrpc\":\"2.0\",\"method\":\"{method}\",\"params\":[],\"id\":1}}");
+    let request = format!(
+        "POST /RPC HTTP/1.1\r\nHost: {http}\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).ok()?;
+    Some(whole_answer(&mut stream)?["result"].take())
 }
 
 /// The body of an answer with a length. The connection is kept, so its end is not waited for.

@@ -1,7 +1,9 @@
 //! Unmodified SIP software that profits: SIPp calls servers by way of the redirect adapter and by way of a Kamailio whose
 //! destinations the dispatcher adapter keeps, while servers are killed, overloaded and taken away.
 
+#[allow(dead_code, reason = "shared with a benchmark")]
 mod balancer;
+mod calls;
 #[path = "../nodes/farm.rs"]
 #[allow(dead_code, reason = "shared with the tests of nodes")]
 mod farm;
@@ -16,79 +18,23 @@ mod sipp;
 #[allow(dead_code, reason = "shared with the tests of interoperation")]
 mod support;
 
-use std::collections::BTreeMap;
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use balancer::Balancer;
+use calls::{Call, calls, lost, taken_at};
 use farm::{Node, Publisher};
 use process::Fanfare;
 use rustix::process::Signal;
 use servers::{SHORT, Server, now};
-use sipp::{Message, Sipp, Transport};
+use sipp::{Sipp, Transport};
 use support::wait_until;
 
 const DOMAIN: [&str; 2] = ["--domain", "example.com"];
 
-/// A call as its caller saw it.
-#[derive(Debug, PartialEq)]
-struct Call {
-    begun: Duration,
-    /// Whether it was taken and ended with a 200 to its BYE.
-    is_whole: bool,
-    /// Which server took it.
-    by: Option<SocketAddr>,
-    /// When each of its messages passed, which way, and its first line.
-    #[allow(dead_code, reason = "shown where a call was lost")]
-    passed: Vec<(Duration, &'static str, String)>,
-}
-
-/// The calls of a trace.
-fn calls(messages: &[Message]) -> Vec<Call> {
-    let mut calls: BTreeMap<&str, Call> = BTreeMap::new();
-    for message in messages {
-        let id = message.fields("Call-ID").next().expect("a Call-ID");
-        let call = calls.entry(id).or_insert(Call {
-            begun: message.at,
-            is_whole: false,
-            by: None,
-            passed: Vec::new(),
-        });
-        let way = if message.is_sent { "sent" } else { "received" };
-        let line = message.text.lines().next().unwrap_or_default();
-        call.passed.push((message.at, way, line.to_owned()));
-        let method = message
-            .fields("CSeq")
-            .next()
-            .and_then(|cseq| cseq.split(' ').nth(1));
-        if message.is_sent || !message.text.starts_with("SIP/2.0 200") {
-            continue;
-        }
-        call.is_whole |= method == Some("BYE");
-        if method == Some("INVITE") {
-            let contact = message
-                .fields("Contact")
-                .next()
-                .expect("a 2xx to INVITE has one");
-            let at = contact.trim_start_matches("<sip:").split([';', '>']).next();
-            call.by = at.and_then(|at| at.parse().ok());
-        }
-    }
-    calls.into_values().collect()
-}
-
-fn lost(calls: &[Call]) -> Vec<&Call> {
-    calls.iter().filter(|call| !call.is_whole).collect()
-}
-
 /// How many calls each of these servers took.
 fn taken_by(calls: &[Call], servers: &[Server]) -> Vec<usize> {
-    let one = |server: &Server| {
-        calls
-            .iter()
-            .filter(|call| call.by == Some(server.at))
-            .count()
-    };
+    let one = |server: &Server| taken_at(calls, server.at);
     servers.iter().map(one).collect()
 }
 

@@ -29,21 +29,7 @@ pub struct Server {
 impl Server {
     /// Takes calls at an address of its own, and says so at the node.
     pub fn start(id: &str, weight: u16, node: SocketAddr) -> Server {
-        let ip: Ipv4Addr = own_address();
-        let at = SocketAddr::from((ip, 5060));
-        let mut command = Command::new("sipp");
-        command
-            .args([
-                "-sf",
-                SCENARIO,
-                "-i",
-                &ip.to_string(),
-                "-p",
-                "5060",
-                "-nostdin",
-            ])
-            .stdout(Stdio::null());
-        let process = Process::start(&mut command, "sip-tester");
+        let (at, process) = take_calls();
         let publisher = publish(id, weight, at, LONG, node);
         Server {
             id: id.to_owned(),
@@ -69,8 +55,21 @@ impl Server {
     }
 }
 
+/// SIPp that takes every call and answers OPTIONS, at an address of its own.
+pub fn take_calls() -> (SocketAddr, Process) {
+    let ip: Ipv4Addr = own_address();
+    let address = ip.to_string();
+    let mut command = Command::new("sipp");
+    command
+        .args(["-sf", SCENARIO, "-aa", "-nostdin"])
+        .args(["-i", &address, "-p", "5060"])
+        .stdout(Stdio::null());
+    let process = Process::start(&mut command, "sip-tester");
+    (SocketAddr::from((ip, 5060)), process)
+}
+
 /// An agent that has published it.
-fn publish(id: &str, weight: u16, at: SocketAddr, lease: u32, node: SocketAddr) -> Fanfare {
+pub fn publish(id: &str, weight: u16, at: SocketAddr, lease: u32, node: SocketAddr) -> Fanfare {
     let (to, address) = (node.to_string(), format!("{at}/udp"));
     let (weight, lease) = (weight.to_string(), lease.to_string());
     let flags = ["publish", "--to", &to, "--domain", "example.com"];

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 
 use crate::support::{PATIENCE, Process, free_port, wait_until};
 
-/// Its file of destinations, where it has one.
+/// Its file of destinations, which is empty where they come otherwise.
 const LIST: &str = "dispatcher.list";
 /// How often other ports are tried where somebody else took those that were free.
 const PORT_TRIES: usize = 5;
@@ -27,32 +27,36 @@ pub struct Balancer {
     /// Where its RPC is.
     pub rpc: String,
     directory: TempDir,
-    probing: Option<Duration>,
+    /// What its configuration is told (-A).
+    definitions: Vec<String>,
 }
 
 impl Balancer {
     pub fn start() -> Balancer {
-        Balancer::start_with(None)
+        Balancer::start_with(&[], "")
     }
 
     /// One that asks these servers by OPTIONS every so many seconds whether they live.
     pub fn start_probing(servers: &[Destination<'_>], every: Duration) -> Balancer {
-        Balancer::start_with(Some((servers, every)))
+        let line = |(id, weight, at): &Destination<'_>| {
+            format!("1 sip:{at} 0 0 duid={id};rweight={weight}\n")
+        };
+        let list: String = servers.iter().map(line).collect();
+        let probing = format!("PROBE_EVERY={}", every.as_secs());
+        Balancer::start_with(&[probing], &list)
     }
 
-    fn start_with(probed: Option<(&[Destination<'_>], Duration)>) -> Balancer {
+    /// One that asks the name server for the servers of a request's domain, and knows no others.
+    pub fn start_by_dns() -> Balancer {
+        Balancer::start_with(&["BY_DNS".to_owned()], "")
+    }
+
+    fn start_with(definitions: &[String], list: &str) -> Balancer {
         for _ in 0..PORT_TRIES {
             let [sip, http] = [(); 2].map(|()| SocketAddr::from(([127, 0, 0, 1], free_port())));
             let directory = tempfile::tempdir().expect("a temporary directory");
-            if let Some((servers, _)) = probed {
-                let line = |(id, weight, at): &Destination<'_>| {
-                    format!("1 sip:{at} 0 0 duid={id};rweight={weight}\n")
-                };
-                let list: String = servers.iter().map(line).collect();
-                fs::write(directory.path().join(LIST), list).expect("a file of destinations");
-            }
-            let probing = probed.map(|(_, every)| every);
-            let process = run(sip, http, &directory, probing);
+            fs::write(directory.path().join(LIST), list).expect("a file of destinations");
+            let process = run(sip, http, &directory, definitions);
             let rpc = format!("http://{http}/RPC");
             let mut balancer = Balancer {
                 process,
@@ -60,7 +64,7 @@ impl Balancer {
                 http,
                 rpc,
                 directory,
-                probing,
+                definitions: definitions.to_vec(),
             };
             if balancer.is_up() {
                 return balancer;
@@ -86,7 +90,7 @@ impl Balancer {
 
     /// Where it was before.
     pub fn start_again(&mut self) {
-        self.process = run(self.sip, self.http, &self.directory, self.probing);
+        self.process = run(self.sip, self.http, &self.directory, &self.definitions);
         assert!(self.is_up(), "{}", self.process.stderr());
     }
 
@@ -140,12 +144,7 @@ impl Drop for Balancer {
     }
 }
 
-fn run(
-    sip: SocketAddr,
-    http: SocketAddr,
-    directory: &TempDir,
-    probing: Option<Duration>,
-) -> Process {
+fn run(sip: SocketAddr, http: SocketAddr, directory: &TempDir, definitions: &[String]) -> Process {
     let path = directory.path();
     let config = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/failover/kamailio.cfg");
     let mut command = Command::new("kamailio");
@@ -159,11 +158,9 @@ fn run(
         .arg("-P")
         .arg(path.join("pid"))
         .stdout(Stdio::null());
-    if let Some(every) = probing {
-        let list = path.join(LIST);
-        command
-            .args(["-A", &format!("PROBE_EVERY={}", every.as_secs())])
-            .args(["-A", &format!("LIST=\"{}\"", list.display())]);
+    let list = format!("LIST=\"{}\"", path.join(LIST).display());
+    for definition in definitions.iter().chain([&list]) {
+        command.args(["-A", definition]);
     }
     Process::start(&mut command, "kamailio")
 }

@@ -3,6 +3,7 @@
 
 #[allow(dead_code, reason = "shared with a benchmark")]
 mod balancer;
+mod by_dns;
 mod calls;
 #[path = "../nodes/farm.rs"]
 #[allow(dead_code, reason = "shared with the tests of nodes")]

@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use fanfare::info::{Filter, Table};
 use fanfare::notifier::names::Target;
-use fanfare::subscriber::{Settings, Subscriber};
+use fanfare::subscriber::{Follower, Settings, Subscriber};
 use fanfare::subscription::Wish;
 use fanfare::wire::Transport;
 use rustix::process::Signal;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::farm::{Node, Publisher, Watch};
 use crate::process::{Fanfare, PATIENCE};
@@ -171,6 +172,58 @@ fn with_two_notifiers_the_death_of_one_and_the_end_of_the_other_are_no_gap() {
         let again = subscriber.pick("proxy", Some("alice"));
         assert_eq!(again, Some(picked));
         subscriber.stop().await;
+    });
+}
+
+/// Follows until it relies on this notifier alone; whether it was heard by one all the time since it was by the first.
+async fn moved_to(follower: &mut Follower, at: SocketAddr) -> bool {
+    let mut was_heard = follower.heard().next().is_some();
+    while !follower.relied_on().eq([at]) {
+        let news = tokio::time::timeout(PATIENCE, follower.next()).await;
+        assert!(news.expect("it moves in time").is_some());
+        let is_heard = follower.heard().next().is_some();
+        if was_heard && !is_heard {
+            return false;
+        }
+        was_heard = is_heard;
+    }
+    true
+}
+
+#[test]
+fn entities_of_one_notifier_that_drains_have_another_before_they_are_let_go() {
+    let stays = Node::start("n1", &[], &[]);
+    let drains = Node::start("n2", &[stays.gossip], &["--drain-time", "12s"]);
+    drains.watch().status("n1", "up");
+    let (from, to) = (drains.sip, stays.sip);
+    let settings = Settings {
+        via: vec![from],
+        source: None,
+        transport: Transport::Udp,
+        wish: Wish {
+            domain: "example.com".to_owned(),
+            filter: None,
+            expires_s: 600,
+        },
+        notifiers: 1,
+    };
+    runtime().block_on(async {
+        let mut entities = JoinSet::new();
+        for _ in 0..300 {
+            let mut follower = Follower::new(settings.clone());
+            entities.spawn(async move {
+                moved_to(&mut follower, from).await;
+                follower
+            });
+        }
+        let followers = entities.join_all().await;
+        drains.process.signal(Signal::TERM);
+        let mut entities = JoinSet::new();
+        for mut follower in followers {
+            entities.spawn(async move { moved_to(&mut follower, to).await });
+        }
+        let alone = entities.join_all().await.into_iter().filter(|heard| !heard);
+        assert_eq!(alone.count(), 0, "entities without a subscription");
     });
 }
 

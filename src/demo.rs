@@ -86,6 +86,8 @@ struct Outcome {
     last_lost_ms: Option<u64>,
     /// How often a table came to lack something.
     gaps: u32,
+    /// Subscriptions that a notifier refused.
+    refused: u32,
     /// The longest that an entity was without a subscription.
     longest_alone_ms: u64,
 }

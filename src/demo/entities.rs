@@ -16,10 +16,10 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::calls::{Calls, End};
 use super::report::{Report, Seen};
-use crate::client::Chance;
+use crate::client::{Chance, Trouble};
 use crate::info::Table;
 use crate::session::{self, Signals};
-use crate::subscriber::{Follower, News, Settings};
+use crate::subscriber::{Follower, Loss, News, Settings};
 use crate::subscription::{Picker, Wish, Work};
 use crate::tool::{ToolError, say};
 use crate::wire::Transport;
@@ -183,6 +183,9 @@ async fn follow(settings: Settings, entity: usize, crowd: Shared) {
                 let heard = follower.heard().count();
                 let report = &mut crowd.report;
                 report.follows(&mut seen, heard, relying, want, now_ms);
+            }
+            News::Lost(_, Loss::Refused(_)) | News::Failing(_, Trouble::Refused(_)) => {
+                crowd.report.refused += 1;
             }
             _ => {}
         }

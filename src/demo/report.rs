@@ -37,6 +37,8 @@ pub struct Report {
     pub whole: u32,
     /// How often an entity's table came to lack something after it had lacked nothing.
     pub gaps: u32,
+    /// Subscriptions that a notifier refused.
+    pub refused: u32,
     /// Entities that are subscribed at as many notifiers as they want to be, and when the last of them came to be so.
     pub settled: u32,
     pub settled_ms: u64,
@@ -58,6 +60,7 @@ impl Report {
         self.entities += other.entities;
         self.whole += other.whole;
         self.gaps += other.gaps;
+        self.refused += other.refused;
         self.settled += other.settled;
         self.settled_ms = self.settled_ms.max(other.settled_ms);
         self.longest_alone_ms = self.longest_alone_ms.max(other.longest_alone_ms);

@@ -311,6 +311,7 @@ impl Stage {
             calls_lost,
             last_lost_ms: (calls_lost > 0).then(|| after.lost_ms().saturating_sub(begun_ms)),
             gaps: after.gaps - before.gaps,
+            refused: after.refused - before.refused,
             longest_alone_ms: after.longest_alone_ms,
         })
     }

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Debian's packages that a script needs; sourced.
 
-# need PROGRAM PACKAGE ...: installs from Debian's packages what is not there.
+# need PROGRAM-OR-FILE PACKAGE ...: installs from Debian's packages what is not there.
 need() {
     local missing=() root=()
     while [ $# -gt 0 ]; do
-        command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || missing+=("$2")
+        command -v "$1" >/dev/null || [ -x "/usr/sbin/$1" ] || [ -e "$1" ] || missing+=("$2")
         shift 2
     done
     [ ${#missing[@]} -gt 0 ] || return 0
